@@ -57,7 +57,7 @@ impl Builder {
         self
     }
 
-    /// Sets `server.address` and `server.port`. Default: neither.
+    /// Sets the attributes `server.address` and `server.port` of spans and metrics. Default: neither.
     pub fn server(mut self, address: impl Into<String>, port: u16) -> Self {
         self.server = vec![
             KeyValue::new(SERVER_ADDRESS, address.into()),
@@ -66,13 +66,14 @@ impl Builder {
         self
     }
 
-    /// Sets `messaging.client.id`. Default: none.
+    /// Sets the attribute `messaging.client.id` of spans. Default: none.
     pub fn client_id(mut self, id: impl Into<String>) -> Self {
         self.client_id = Some(id.into());
         self
     }
 
-    /// Chooses the destination in the names of spans, and in metrics. It must return few different names: a backend groups by them.
+    /// Chooses the destination in the names of spans, and in metrics. The function must return few different names, because backends
+    /// group by them. Default: the exchange, or, for the default exchange, `amq.default` or the queue of the delivery.
     ///
     /// ```
     /// # use amqp_client_otel::OtelIntercept;
@@ -92,7 +93,8 @@ impl Builder {
     }
 
     /// Makes `process` spans children of the context in the message, instead of linking them to it. Default: off, as the
-    /// conventions recommend. Use it if each message is processed by itself, and one trace shall show its whole way.
+    /// conventions recommend. Switch it on if each message is processed by itself, and one trace should contain all spans of a
+    /// message.
     pub const fn process_is_child(mut self, on: bool) -> Self {
         self.options.process_is_child = on;
         self
@@ -104,20 +106,20 @@ impl Builder {
         self
     }
 
-    /// Creates a span when a delivery is acknowledged or rejected. Default: off.
+    /// Creates a span when a delivery is settled with `ack`, `nack` or `reject`. Default: off.
     pub const fn settle_spans(mut self, on: bool) -> Self {
         self.options.settle_spans = on;
         self
     }
 
-    /// Adds `messaging.message.body.size`. Default: off.
+    /// Adds the attribute `messaging.message.body.size`, in bytes, to spans. Default: off.
     pub const fn body_size(mut self, on: bool) -> Self {
         self.options.body_size = on;
         self
     }
 
-    /// Sends the current baggage in the header `baggage`, and makes that of a delivery current for its handler. Default: off,
-    /// because baggage may be confidential.
+    /// Sends the current baggage in the header `baggage` of each message, and makes the baggage of a delivery current for its handler.
+    /// Default: off, because baggage may be confidential.
     pub const fn baggage(mut self, on: bool) -> Self {
         self.options.baggage = on;
         self

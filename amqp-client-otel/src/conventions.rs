@@ -27,7 +27,7 @@ pub(crate) const CONSUMED_MESSAGES: &str = "messaging.client.consumed.messages";
 pub(crate) const BOUNDARIES: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
-/// What a span describes: `messaging.operation.name` and `messaging.operation.type`.
+/// The operation that a span describes: `messaging.operation.name` and `messaging.operation.type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Operation {
     pub(crate) name: &'static str,

@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 
-/// Where a message goes or comes from.
+/// The place to which a message goes, or from which it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Destination<'a> {
@@ -37,7 +37,7 @@ impl Destination<'_> {
     }
 }
 
-/// Names that brokers choose: each exists once.
+/// Returns whether the broker chose the name. Such names are all different, so they are no good for grouping.
 fn is_anonymous(queue: &[u8]) -> bool {
     queue.is_empty()
         || queue.starts_with(b"amq.gen-")

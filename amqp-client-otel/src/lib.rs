@@ -1,7 +1,7 @@
 //! OpenTelemetry for the AMQP 0-9-1 clients `amqp-client-tokio`, `amqp-client-smol` and `amqp-client-blocking`.
 //!
-//! [`OtelIntercept`] creates spans and metrics for all messages of a connection, and carries trace contexts in their headers. Give
-//! it to the target of a connection; the code that publishes and consumes stays as it is.
+//! [`OtelIntercept`] creates spans and metrics for all messages of a connection, and passes trace contexts on in message headers. Add
+//! it to the target of a connection. The code that publishes and consumes needs no change.
 //!
 //! ```
 //! # use amqp_client_tokio::{Message, QueueOptions, Target, connect_target};
@@ -31,31 +31,31 @@
 //! | Span | Kind | From | To |
 //! |---|---|---|---|
 //! | `publish` | producer | the call | the confirm; without confirms, when the message is queued for sending |
-//! | `create`, for each message of a `publish_all` | producer | the call | at once |
+//! | `create`, for each message of a `publish_all` that has no valid context yet | producer | the call | at once |
 //! | `publish` of a `publish_all`, with links to its messages | client | the call | the last confirm |
 //! | `process` | consumer | when the application takes the delivery | when the delivery is settled |
 //! | `receive` (`basic.get`) | client | when the application gets the message | at once |
 //! | `ack`, `nack`, `reject`, if [switched on](Builder::settle_spans) | client | the call | at once |
 //!
-//! A name ends with the exchange; for the default exchange with `amq.default`, or with the queue of the delivery.
-//! [`Builder::destination`] chooses something else.
+//! The name of a span ends with the exchange. If that is the default exchange, the name ends with `amq.default` for a publish, and with
+//! the queue for a delivery. To choose another ending, use [`Builder::destination`].
 //!
 //! A `process` span is linked to the context in the message, and belongs to the trace that is current where the delivery is taken.
 //! [`Builder::process_is_child`] makes it part of the trace of the message.
 //!
 //! The code that handles a delivery runs in the context of its `process` span if it runs in the
 //! [scope](amqp_client_core::Delivery::scope) of the delivery: `for_each_concurrent` and the workers of `amqp-client-patterns` do
-//! that. What it publishes is then part of the same trace.
+//! that. The messages that this code publishes are then part of the same trace.
 //!
 //! # Errors
 //! `error.type` of a `publish` is `nacked`, `returned`, `unconfirmed`, `refused`, `not_resent`, `timeout`, `channel_closed`,
-//! `name_too_long`, `properties_too_large`, `would_wait` (`try_publish`), `abandoned` (nothing waits for the outcome any more) or
-//! `_OTHER`. That of a `process` is `nacked`, `rejected`, `dropped`, `panicked`, `stale` or `channel_closed`.
+//! `name_too_long`, `properties_too_large`, `would_wait` (`try_publish`), `abandoned` (the future, or all handles of the channel, were dropped) or
+//! `_OTHER`. `error.type` of a `process` is `nacked`, `rejected`, `dropped`, `panicked`, `stale` or `channel_closed`.
 //!
 //! # Headers
 //! `traceparent` and `tracestate` of [W3C Trace Context](https://www.w3.org/TR/trace-context/), and `baggage` if
-//! [switched on](Builder::baggage), as long strings. A valid context that the message has already is kept, and the `publish` span
-//! is linked to it: so a message that a worker tries again keeps the context of its creator. Malformed contexts are ignored. A
+//! [switched on](Builder::baggage), as long strings. If a message already has a valid context, the message keeps it, and the
+//! `publish` span is linked to it. So a message that a worker publishes again for a retry keeps its first context. Malformed contexts are ignored. A
 //! message without room for the headers is published without them.
 //!
 //! # Metrics
@@ -98,8 +98,8 @@ impl OtelIntercept {
         Builder::default()
     }
 
-    /// Starts one `process` span for several deliveries, with a link to the context of each. Switch the span of each delivery
-    /// [off](Builder::process_spans) then.
+    /// Starts one `process` span for several deliveries, with a link to the context of each. If you use this, switch off the
+    /// [spans of single deliveries](Builder::process_spans).
     ///
     /// ```
     /// # use amqp_client_otel::OtelIntercept;

@@ -26,7 +26,7 @@ pub(crate) struct Handling {
     start: Instant,
 }
 
-/// What a settle span needs of the delivery.
+/// The data of a delivery that its settle span needs.
 struct Origin {
     exchange: ShortStr,
     routing_key: ShortStr,

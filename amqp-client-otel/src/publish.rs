@@ -107,7 +107,7 @@ impl PublishBatch for Batch {
     fn publish(&mut self, message: &mut OutgoingMessage<'_>) -> Option<Box<dyn Published>> {
         let (shared, to) = (&self.call.shared, destination(message));
         let properties = message.properties();
-        // Whoever put a context into the message has created it.
+        // A message that has a context was created before, so it needs no `create` span.
         let context = extract(properties).unwrap_or_else(|| {
             let message = Some((properties, message.body().len()));
             let attributes = shared.attributes(CREATE, &to, message);

@@ -13,7 +13,7 @@ use crate::destination::{Destination, text};
 /// Returns a name of low cardinality.
 pub(crate) type Template = dyn Fn(&Destination<'_>) -> String + Send + Sync;
 
-/// What all spans of an interceptor have in common.
+/// The configuration of an interceptor, and its tracer and metrics.
 pub(crate) struct Shared {
     pub(crate) tracer: BoxedTracer,
     pub(crate) metrics: Metrics,

@@ -1,4 +1,4 @@
-//! Prints each frame that is sent and received, and writes a capture for Wireshark if there is an argument.
+//! Prints each frame that is sent and received. With the name of a file as argument, also writes a capture for Wireshark.
 //!
 //! ```text
 //! cargo run --example frame_log

@@ -1,5 +1,9 @@
-//! Writes the client's log to standard error, while it publishes and consumes. Stop the broker, block it or delete the queue, and
-//! watch: `cargo run -p amqp-client-tokio --features log --example logs`.
+//! Publishes and consumes for a number of seconds, by default 3, and writes the client's log to standard error. To see more lines, run
+//! it for a minute; meanwhile, stop the broker, or delete the queue:
+//!
+//! ```text
+//! cargo run -p amqp-client-tokio --features log --example logs -- 60
+//! ```
 
 use std::env;
 use std::error::Error;
@@ -36,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let target: Target = format!("{uri}{separator}connection_name=orders").parse()?;
     let connection = connect_target(target).await?;
     let run = run(&connection);
-    // The end of the time is the end of the example, whatever it waits for.
+    // When the time is over, the example ends, even if the broker is down.
     let _late = tokio::time::timeout(Duration::from_secs(seconds), run).await;
     connection.close().await?;
     Ok(())

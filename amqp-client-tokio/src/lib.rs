@@ -27,19 +27,20 @@
 //!
 //! # Logs
 //!
-//! With the feature `log` or `tracing`, the client writes a line about each thing that happens to a connection: attempts to
+//! With the feature `log` or `tracing`, the client writes a line about each event of a connection: attempts to
 //! connect, losses, recoveries, blocked publishing, channels that the broker closed, consumers that ended, messages that could not
 //! be used. Neither feature is on by default. With both, each line goes to both. No line is written for a message that is
 //! published, delivered or acknowledged, and no line contains a secret.
 //!
 //! Each line names the connection by a number and, if it has one, by its
 //! [name](ClientConfig::connection_name), and the channel by its number. The target of all lines is `amqp_client`; with
-//! `env_logger`, `RUST_LOG=amqp_client=debug` selects it. The levels are *error* for what does not mend itself, *warn* for what is
-//! wrong while the client goes on, *info* for changes of state, *debug* for actions of the application. Lines that can come with
-//! each message get rarer, and say how many were left out. The page [`log_lines`] has all lines, what they mean, and what to do.
+//! `env_logger`, `RUST_LOG=amqp_client=debug` selects it. There are four levels. *error*: the problem does not
+//! go away by itself. *warn*: something is wrong, and the client goes on. *info*: a state has changed, or something is slow.
+//! *debug*: an action of the application. Lines that could come with each message get rarer, and say how many were left out. The
+//! page [`log_lines`] lists the lines, what they mean, and what to do.
 //!
-//! A sink runs on the thread on which a line is due, outside the client's locks. It may use handles of the connection, and may
-//! panic; if it blocks, that connection waits for it.
+//! A sink (the logger or subscriber that receives the lines) runs on the thread on which the event happens, outside the client's
+//! locks. It may use handles of the connection, and may panic. While it blocks, the connection waits.
 //!
 //! ```text
 //! WARN amqp_client: connection 1 (orders): connection lost: the peer disconnected without closing the connection; ...
@@ -61,7 +62,7 @@
 //! | be notified of losses and recoveries | [`events`](Connection::events), [`on_recover`](Connection::on_recover) |
 //! | shut down in an orderly way | [`shutdown`](Connection::shutdown) |
 //! | monitor a connection | [`health`](Connection::health) |
-//! | see what goes over the wire, as lines or in Wireshark | [`tap`] |
+//! | see the frames on the wire, as lines or in Wireshark | [`tap`] |
 //! | send any request of the protocol | [`Channel::call`] with the methods of [`proto::method`] |
 //!
 //! Publishing is safe by default: queues are durable, messages are persistent, and with confirms a message that reaches no queue

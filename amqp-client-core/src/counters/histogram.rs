@@ -6,7 +6,7 @@ const BUCKETS: usize = 32;
 
 /// A distribution of times, in buckets whose bounds are powers of two of a microsecond.
 ///
-/// So a [`percentile`](Self::percentile) is at most twice as long as the true one.
+/// A [`percentile`](Self::percentile) is therefore at most twice as long as the true one, or 1 µs if that is longer.
 ///
 /// ```no_run
 /// # use amqp_client_core as amqp_client_tokio;
@@ -82,9 +82,9 @@ impl Histogram {
         Duration::from_micros(self.max)
     }
 
-    /// Returns a time that `percent` percent of the times do not exceed: the upper bound of their bucket, or the longest time if that
-    /// is shorter. 0 and less is the bucket of the shortest time, 100 and more the longest time. `None` if there are no times, or
-    /// `percent` is not a number.
+    /// Returns a time that `percent` percent of the times do not exceed: the upper bound of a bucket, or the longest time if that is
+    /// shorter. If `percent` is 0 or less, returns the bound of the shortest time's bucket. If it is 100 or more, returns the longest
+    /// time. `None` if there are no times, or if `percent` is not a number (NaN).
     #[must_use]
     pub fn percentile(&self, percent: f64) -> Option<Duration> {
         if percent.is_nan() {
@@ -101,15 +101,16 @@ impl Histogram {
         (self.count > 0).then(|| bound.min(self.max()))
     }
 
-    /// Returns the buckets, from short to long times: the upper bound of each, which belongs to it, and the number of its times. The
-    /// last bucket has no bound: [`Duration::MAX`] stands for it. Empty buckets are included, so the bounds are always the same.
+    /// Returns the buckets, from short to long times. Each has its upper bound and the number of its times. A time that equals the
+    /// bound is in the bucket. The last bucket has no limit: its bound is [`Duration::MAX`]. Empty buckets are included, so the bounds
+    /// are always the same.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> + use<> {
         let bounds = (0..BUCKETS - 1).map(|bits| Duration::from_micros(1 << bits));
         bounds.chain([Duration::MAX]).zip(self.buckets)
     }
 }
 
-/// For log lines: the most important values, without the buckets.
+/// Shows the most important values, without the buckets, for log lines.
 impl fmt::Debug for Histogram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Histogram")

@@ -22,7 +22,7 @@ macro_rules! counters {
             $($(#[$other])* pub $field: $type,)*
         }
 
-        /// The counters of a channel that are numbers. Most channels that are closed have no times.
+        /// The counters of a channel that are numbers. The times are separate, because most closed channels have none.
         #[derive(Debug, Clone, Copy, Default)]
         pub(crate) struct Numbers {
             $(pub(crate) $name: u64,)*
@@ -42,8 +42,8 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Returns the name and the value of each counter that is a number. Use this to export all of them, with those that later
-            /// versions add.
+            /// Returns the name and the value of each counter that is a number. Use this to export all counters, including those that
+            /// later versions add.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
                 [$((stringify!($name), self.$name),)*].into_iter()
             }
@@ -61,12 +61,12 @@ macro_rules! counters {
 }
 
 counters! {
-    /// What a connection or a channel has done since it was created; see [`Connection::counters`](crate::Connection::counters) and
+    /// Counters of a connection or a channel since it was created; see [`Connection::counters`](crate::Connection::counters) and
     /// [`Channel::counters`](crate::Channel::counters).
     ///
-    /// The counters only grow. They continue when the connection is lost and recovered, and when a channel is reopened. Those of a
-    /// connection include its channels, and the channels that no longer exist. Those of a channel have 0 for the counters that
-    /// are marked "connection only". Counting is always on, and costs a few instructions per message.
+    /// The counters only grow. They continue when the connection is lost and recovered, and when a channel is reopened. The counters of
+    /// a connection include all its channels, also the channels that no longer exist. In the counters of a channel, those that are
+    /// marked "connection only" are 0. Counting is always on, and costs a few instructions per message.
     ///
     /// ```no_run
     /// # use amqp_client_core as amqp_client_tokio;
@@ -84,12 +84,12 @@ counters! {
     /// # How they fit together
     /// On a channel on which all publishes have confirms, each published message is in one of these five places:
     ///
-    /// `published` = `confirmed` + `nacked` + `returned` + `unconfirmed` + those that still wait for their confirm
+    /// `published` = `confirmed` + `nacked` + `returned` + `unconfirmed` + the messages that still wait for their confirm
     /// ([`Health::unconfirmed`](crate::Health::unconfirmed)).
     ///
     /// Without a loss of the connection, and without transactions, each message that arrived and needs an acknowledgement is in one
     /// of these places: `acked`, `rejected`, `requeued`, or not settled yet ([`Health::unsettled`](crate::Health::unsettled)). At
-    /// a loss, the broker requeues what is not settled. No counter has these messages, until they are delivered again.
+    /// a loss, the broker requeues the messages that are not settled. No counter counts them until they are delivered again.
     ///
     /// # Times
     /// Only the task that drives the connection reads the clock, at each of its turns: when it writes, and when it reads. Times begin
@@ -99,10 +99,10 @@ counters! {
         /// Messages that the client accepted for publishing, each once. The client has queued them, or keeps them until the connection
         /// is restored ([`OnLoss::Keep`](crate::OnLoss::Keep)).
         published,
-        /// Bytes of the bodies of these messages.
+        /// Bytes of the bodies of the published messages.
         published_bytes,
-        /// Publishes that failed with a [`PublishError`](crate::PublishError): the message was not sent. For a batch, only the message that
-        /// failed. Messages for which `try_publish` reports that they have to wait are not counted.
+        /// Publishes that failed with a [`PublishError`](crate::PublishError): the message was not sent. In a batch, only the message
+        /// that failed is counted. If `try_publish` reports that a message has to wait, the message is not counted.
         publish_failed,
         /// Messages that the broker confirmed.
         confirmed,
@@ -116,21 +116,22 @@ counters! {
         unconfirmed,
         /// Number of times that the client sent a kept message again after a loss. A message that is sent for the third time counts twice.
         republished,
-        /// Messages that arrived for consumers, whether the application has taken them yet or not. Messages that were delivered again after
-        /// a loss count again. Messages for a consumer whose handle was dropped meanwhile are requeued, and are in no counter.
+        /// Messages that arrived for consumers, whether the application has taken them yet or not. A message that is delivered again
+        /// after a loss counts again. If a message arrives for a consumer whose handle was dropped, the client requeues the message, and no
+        /// counter counts it.
         delivered,
-        /// Bytes of the bodies of these messages. ([`Health::delivered_bytes`](crate::Health::delivered_bytes) has those that the
-        /// application has not taken.)
+        /// Bytes of the bodies of the delivered messages. [`Health::delivered_bytes`](crate::Health::delivered_bytes) is the part that
+        /// the application has not taken.
         delivered_bytes,
         /// Messages that were fetched with `basic.get`.
         got,
         /// Messages in `delivered` and `got` that the broker marked as redelivered.
         redelivered,
-        /// Messages that did not fit the client's limits, and are in neither `delivered` nor `got`; see
+        /// Messages that the client did not accept because they exceed its limits. They are in neither `delivered` nor `got`; see
         /// [`Health::unusable`](crate::Health::unusable).
         unusable,
-        /// Deliveries that the application acknowledged. Deliveries that need no acknowledgement are not counted. What a transaction
-        /// settles is counted at once, and again if it is settled again after a rollback.
+        /// Deliveries that the application acknowledged. Deliveries that need no acknowledgement are not counted. In a transaction, a
+        /// delivery is counted at once, and again if it is settled again after a rollback.
         acked,
         /// Deliveries that were returned to the broker without requeueing (`basic.reject`, `basic.nack`): dropped or dead-lettered.
         rejected,
@@ -139,14 +140,14 @@ counters! {
         requeued,
         /// Calls that settled nothing, because the broker had requeued the delivery already; see [`Delivery::ack`](crate::Delivery::ack).
         stale,
-        /// Requests made on channels, such as declarations, also those without a reply and those that failed.
+        /// Requests made on channels, such as declarations. Includes requests without a reply, and requests that failed.
         requests,
         /// Requests that failed: they could not be sent, the broker refused them, they timed out, or the connection or the channel was
         /// lost before the reply. Requests whose future was dropped are not counted.
         requests_failed,
         /// Connection only: channels that were opened. A channel that is reopened counts once.
         channels_opened,
-        /// Connection only: those of the opened channels that are closed for good.
+        /// Connection only: opened channels that are closed for good.
         channels_closed,
         /// Connection only: bytes that were read from the transport. With TLS, the decrypted bytes.
         bytes_read,
@@ -160,22 +161,22 @@ counters! {
         losses,
         /// Connection only: number of times that the connection was recovered after a loss.
         recoveries,
-        /// Connection only: number of times that the broker blocked publishing (`connection.blocked`). A broker that has blocked
-        /// publishing already can do so again, for another reason.
+        /// Connection only: number of times that the broker reported that it blocks publishing (`connection.blocked`). A broker that
+        /// already blocks publishing can report this again, for another reason.
         blocked,
     }
 
     /// Connection only: the time for which the broker has blocked publishing, up to the driver's last turn.
     blocked_time: Duration,
-    /// Times from handing a message to the transport until its confirm was read, of `confirmed`, `nacked` and `returned` messages. A
-    /// message that was sent again counts from the first time.
+    /// Times from when a message was handed to the transport until its confirm was read. Includes `confirmed`, `nacked` and `returned`
+    /// messages. The time of a message that was sent again after a loss begins when it was sent first.
     confirm_times: Histogram,
-    /// Times from when the application took a message until its acknowledgement or return was handed to the transport, of the
-    /// deliveries that the application settled. A consumer takes what has arrived at once, so messages that arrived together count
-    /// from the same time: from the driver's last turn before that.
+    /// Times from when the application took a delivery until its acknowledgement, rejection or requeue was handed to the transport.
+    /// Includes only deliveries that the application settled. A consumer takes all messages that have arrived at once. So messages that
+    /// arrived together have the same beginning: the driver's last turn before the consumer took them.
     process_times: Histogram,
-    /// Times from handing a request to the transport until its reply was read. A request that waits for a connection counts from when
-    /// it was made.
+    /// Times from when a request was handed to the transport until its reply was read. If a request waits for a connection, its time
+    /// begins when the application made it.
     request_times: Histogram,
 }
 

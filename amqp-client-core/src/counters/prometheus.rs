@@ -35,9 +35,9 @@ impl PrometheusText {
     }
 
     /// Adds the counters of a connection or a channel. Give each a different set of labels: Prometheus refuses a text in which two
-    /// lines have the same name and the same labels. Characters that the name of a label must not have are replaced by `_`. Names
-    /// that Prometheus refuses get the prefix `label_`: `le`, which its buckets have, names that begin with `__`, and names that
-    /// come twice or are empty.
+    /// lines have the same name and the same labels. Characters that are not allowed in the name of a label are replaced by `_`. Some
+    /// names get the prefix `label_`: `le`, which Prometheus uses for buckets; names that begin with `__`; and names that are empty or
+    /// were used before.
     pub fn add(mut self, labels: &[(&str, &str)], counters: &Counters) -> Self {
         let (mut text, mut names) = (String::new(), Vec::new());
         for (name, value) in labels {
@@ -50,7 +50,7 @@ impl PrometheusText {
     }
 }
 
-/// Returns a name that Prometheus accepts, and that differs from those before.
+/// Returns a name that Prometheus accepts and that differs from all in `before`.
 fn label_name(name: &str, before: &[String]) -> String {
     let mut text = String::new();
     for (index, letter) in name.chars().enumerate() {
@@ -80,7 +80,7 @@ fn push_label(name: &str, value: &str, text: &mut String) {
 
 impl fmt::Display for PrometheusText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // All lines of a metric follow one another, as the format demands.
+        // The format requires that all lines of a metric follow one another, so the outer loop goes over the metrics.
         for (index, (name, _)) in Counters::default().iter().enumerate() {
             writeln!(f, "# TYPE amqp_client_{name}_total counter")?;
             for (labels, counters) in &self.connections {

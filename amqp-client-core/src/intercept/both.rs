@@ -40,10 +40,10 @@ impl fmt::Debug for Interceptor {
     }
 }
 
-/// Calls both, in this order. If both return an observer, both get the outcome, the second one first: they are nested.
+/// Calls two interceptors, in this order. If both return an observer, both get the outcome, in the opposite order: they are nested.
 struct Both<T>(T, T);
 
-/// One or two observers.
+/// Joins the observers of two interceptors.
 fn both<T: ?Sized>(
     first: Option<Box<T>>,
     second: Option<Box<T>>,
@@ -68,7 +68,7 @@ impl Intercept for Both<Arc<dyn Intercept>> {
         if first.is_none() && second.is_none() {
             return None;
         }
-        // One of them may want each message by itself.
+        // If only one looks at batches, the other gets each message through `Intercept::publish`.
         let first = first.unwrap_or_else(|| Box::new(OneByOne(self.0.clone())));
         let second = second.unwrap_or_else(|| Box::new(OneByOne(self.1.clone())));
         Some(Box::new(Both(first, second)))

@@ -1,7 +1,7 @@
 //! Interceptors: code that sees each message of a connection, and can add headers.
 //!
-//! Use an interceptor for what concerns all messages and no single one: traces, metrics, signatures, an audit log. The crate
-//! `amqp-client-otel` contains one for OpenTelemetry.
+//! Use an interceptor for tasks that concern all messages: traces, metrics, signatures, an audit log. The crate `amqp-client-otel`
+//! contains an interceptor for OpenTelemetry.
 //!
 //! ```
 //! # use amqp_client_core as amqp_client_tokio;
@@ -42,15 +42,16 @@
 //!
 //! # What an interceptor may do
 //! Its methods run outside of the connection's lock, so they may use handles of the connection. They run in the task that
-//! publishes or takes a delivery, except for [`Published::ended`]. The task that drives the connection calls that one, so it must
-//! not block: it would delay heartbeats and all other messages of the connection.
+//! publishes, or that takes or settles a delivery. The exception is [`Published::ended`]: if the outcome comes from the broker, the
+//! task that drives the connection calls it. So `ended` must not block: it would delay heartbeats and all other messages of the
+//! connection.
 //!
 //! A panic of an interceptor is caught, and the message continues as if the interceptor had returned `None`.
 //!
 //! # Cost
-//! Without an interceptor, there is none. With one, each publish encodes its properties, and allocates for them and for each
-//! observer that is returned. [Prepared publishers](crate::PreparedPublisher) encode each message anew, and `publish_all`
-//! takes the lock once for each message.
+//! Without an interceptor, each message costs a check that there is none. With one, each publish encodes its properties, and
+//! allocates memory for them and for each observer that the interceptor returns. [Prepared publishers](crate::PreparedPublisher)
+//! then encode each message anew, and `publish_all` takes the lock once for each message.
 
 mod both;
 mod observers;
@@ -71,7 +72,7 @@ use amqp_proto::Delivery;
 
 use crate::error::{ConfirmError, PublishError};
 
-/// Sees each message that a connection publishes or hands out; see the [module](self).
+/// Sees each message that the application publishes or takes; see the [module](self).
 ///
 /// Set it with [`Target::intercept`](crate::Target::intercept) or [`Config::intercept`](crate::Config::intercept).
 pub trait Intercept: Send + Sync + 'static {
@@ -94,7 +95,7 @@ pub trait Intercept: Send + Sync + 'static {
     }
 
     /// Called for each delivery when the application takes it from its consumer, or fetches it with `basic.get`. Not called for
-    /// deliveries that wait in the client. The returned observer is kept in the delivery until it is settled or dropped.
+    /// deliveries that wait in the client. The returned observer is kept until the delivery is settled or dropped.
     fn deliver(&self, delivery: &Delivery, from: Source<'_>) -> Option<Box<dyn Processing>> {
         let _ = (delivery, from);
         None
@@ -110,11 +111,11 @@ pub trait PublishBatch: Send {
 
 /// Observes one publish.
 ///
-/// It is dropped without a call if the publishing future is dropped while it waits, and if all handles of the channel are dropped
-/// before the broker has confirmed the message.
+/// The observer is dropped without a call of [`ended`](Self::ended) in two cases: if the future of the publish is dropped while it
+/// waits, or if all handles of the channel are dropped before the broker has confirmed the message.
 pub trait Published: Send {
-    /// The publish has ended. After a loss of the connection, a [kept](crate::OnLoss::Keep) message ends when it is confirmed at
-    /// last.
+    /// The publish has ended. If the connection is lost, the publish of a [kept](crate::OnLoss::Keep) message goes on, and
+    /// ends when its outcome is known.
     ///
     /// The task that drives the connection calls this method if the outcome comes from the broker, so it must not block.
     fn ended(self: Box<Self>, outcome: PublishOutcome<'_>);
@@ -136,10 +137,10 @@ pub enum PublishOutcome<'a> {
 
 /// Observes the processing of one delivery, from when the application takes it until it is settled.
 pub trait Processing: Send {
-    /// The delivery was settled, or dropped without that. Called in the task that did it.
+    /// The delivery was settled, or dropped without being settled. Called in the task that settled or dropped it.
     fn settled(self: Box<Self>, how: Settled);
 
-    /// Returns what surrounds the code that handles the delivery; see [`Scope`].
+    /// Returns the scope in which the code that handles the delivery runs, if it needs one; see [`Scope`].
     fn scope(&self) -> Option<std::sync::Arc<dyn Scope>> {
         None
     }
@@ -174,9 +175,9 @@ pub enum Settled {
     Stale,
     /// Settling had no effect, because the channel is closed. The broker has requeued the message.
     ChannelClosed,
-    /// Settled together with a later delivery, or by its delivery tag, before the delivery was dropped.
+    /// Settled together with a later delivery, or by its delivery tag.
     Elsewhere,
-    /// [Taken apart](crate::Delivery::into_message). It is to be settled by its delivery tag.
+    /// [Taken apart](crate::Delivery::into_message). The application settles it by its delivery tag.
     Detached,
 }
 

@@ -9,8 +9,8 @@ use crate::panics::contained;
 
 /// The interceptor of a connection, and the observers of the deliveries that the application holds.
 ///
-/// A delivery has only a number, because each delivery would pay for more, also without an interceptor: 60 instructions for an
-/// `Option<Box<dyn Processing>>`, most of them for dropping it.
+/// A delivery holds only the number of its observer. An `Option<Box<dyn Processing>>` would cost each delivery 60 instructions, most of
+/// them for dropping it, even without an interceptor.
 pub(crate) struct Observers {
     pub(crate) interceptor: Interceptor,
     processing: Mutex<Slots>,
@@ -22,7 +22,7 @@ pub(crate) struct ProcessingId(NonZeroU32);
 
 #[derive(Default)]
 struct Slots {
-    /// The observers, at their numbers less one.
+    /// The observer with the number n is at the index n - 1.
     slots: Vec<Option<Observer>>,
     free: Vec<NonZeroU32>,
 }
@@ -66,7 +66,7 @@ impl Observers {
 }
 
 impl Slots {
-    /// Returns `None` if there are no numbers left. Memory for as many deliveries runs out before.
+    /// Returns `None` if there are no numbers left. The memory for so many deliveries runs out earlier.
     fn insert(&mut self, observer: Observer) -> Option<ProcessingId> {
         let id = match self.free.pop() {
             Some(id) => ProcessingId(id),

@@ -6,7 +6,7 @@ use amqp_proto::{
 };
 use thiserror::Error;
 
-/// Bytes of a header frame beside the properties: those of every frame, and class, weight and size of the body.
+/// Number of bytes of a header frame without the properties: 8 that every frame has, and 12 for class, weight and size of the body.
 const AROUND_PROPERTIES: usize = 8 + 12;
 
 /// A message that is about to be published, for an [`Intercept`](super::Intercept).
@@ -22,7 +22,7 @@ pub struct OutgoingMessage<'a> {
 #[derive(Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum HeaderError {
-    /// The name or the value does not fit a field table.
+    /// The name or the value does not fit into a field table.
     #[error(transparent)]
     Field(#[from] FieldError),
     /// The message's own headers are malformed.
@@ -84,7 +84,7 @@ impl<'a> OutgoingMessage<'a> {
     /// Adds a header, or replaces the header of that name. The other headers are neither decoded nor changed.
     ///
     /// # Errors
-    /// [`HeaderError`]. The message is unchanged then, and can be sent.
+    /// [`HeaderError`]. The message is then unchanged, and can be sent without the header.
     pub fn insert_header(
         &mut self,
         name: impl AsRef<[u8]>,
@@ -96,7 +96,7 @@ impl<'a> OutgoingMessage<'a> {
     /// Adds headers, or replaces those of the same names. Copies the properties once, however many headers there are.
     ///
     /// # Errors
-    /// [`HeaderError`]. The message is unchanged then, and can be sent.
+    /// [`HeaderError`]. The message is then unchanged, and can be sent without the headers.
     pub fn insert_headers(&mut self, headers: &FieldTable) -> Result<(), HeaderError> {
         let properties = self.properties.with_headers(headers).map_err(HeaderError::Malformed)?;
         let (size, limit) = (properties.as_encoded().len(), self.properties_max);

@@ -6,18 +6,18 @@ use std::sync::Arc;
 
 use crate::panics::contained;
 
-/// Surrounds the code that handles a delivery, such as the current context of a tracer. So what the handler does, and publishes,
-/// belongs to the delivery.
+/// The surroundings of the code that handles a delivery, for example the current context of a tracer. The messages that a handler
+/// publishes in the scope then belong to the trace of the delivery.
 pub trait Scope: Send + Sync {
-    /// Sets up the surroundings, calls `run` once, and restores them. Handlers that are futures are polled by `run`, so it is called
-    /// many times, from any thread.
+    /// Sets up the surroundings, calls `run` once, and restores the earlier surroundings. If the handler is a future, each poll is one
+    /// call of `enter`, so `enter` is called many times, from any thread.
     fn enter(&self, run: &mut dyn FnMut());
 }
 
 /// The surroundings of the code that handles a delivery, from [`Delivery::scope`](crate::Delivery::scope).
 ///
-/// [`for_each_concurrent`](crate::Consumer::for_each_concurrent), callbacks on threads, and workers run their handlers in it. A
-/// program with its own loop calls it:
+/// [`for_each_concurrent`](crate::Consumer::for_each_concurrent), callbacks on threads, and workers run their handlers in this scope.
+/// A program with its own loop uses the scope itself:
 ///
 /// ```no_run
 /// # use amqp_client_core as amqp_client_tokio;
@@ -53,7 +53,7 @@ impl HandlerScope {
     /// Returns a future that is polled in the scope.
     ///
     /// # Cancel safety
-    /// As that of the future.
+    /// The same as that of `future`.
     pub async fn wrap<F: Future>(self, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(move |cx| self.run(|| future.as_mut().poll(cx))).await
@@ -74,7 +74,7 @@ fn run_in<T>(scope: &dyn Scope, run: impl FnOnce() -> T) -> T {
     match (result, run) {
         (Some(Ok(result)), _) => result,
         (Some(Err(panic)), _) => resume_unwind(panic),
-        // A scope that does not call what it is given must not keep the delivery from being handled.
+        // The scope did not call `run`, or has panicked before. The delivery is handled all the same.
         (None, Some(run)) => run(),
         (None, None) => unreachable!("the function is taken only to be run"),
     }

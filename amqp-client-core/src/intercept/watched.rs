@@ -8,7 +8,7 @@ use super::{
 };
 use crate::channel::Heads;
 
-/// A message that an interceptor has seen, without its body. Holds the observer until the publish is recorded.
+/// A message that an interceptor has seen, without its body. Holds the observer until the channel has recorded the publish.
 pub(crate) struct Watched<'a> {
     route: Route<'a>,
     properties: RawProperties,

@@ -24,7 +24,7 @@ struct Lines {
     queues: BTreeMap<ShortStr, ShortStr>,
     /// Counted until the channel reports that it was interrupted.
     in_flight: InFlight,
-    /// What the loss of the connection has interrupted, until the connection takes it.
+    /// The requests and messages that the loss of the connection has interrupted, until the connection takes these numbers.
     lost: Option<InFlight>,
     limits: Limits,
     /// The line about a pause was written.
@@ -32,19 +32,19 @@ struct Lines {
     progress: Progress,
 }
 
-/// What the application had settled when the log last looked, and since when nothing more.
+/// The number of deliveries that the application had settled at the last check, and since when this number has not changed.
 #[derive(Debug, Default)]
 struct Progress {
     settled: u64,
     since: Option<Instant>,
-    /// There was a line about it.
+    /// A line has reported that nothing is settled.
     reported: bool,
 }
 
-/// Deliveries may be unsettled for that long while nothing is settled.
+/// If deliveries are unsettled and none is settled for this time, a line reports it.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
-/// Lines that may come with each message.
+/// The limits of lines that could come with each message.
 #[derive(Debug, Default)]
 struct Limits {
     returned: Limit,
@@ -114,7 +114,7 @@ impl ChannelLog {
         }
     }
 
-    /// Takes what the loss of the connection has interrupted.
+    /// Takes the number of requests and messages that the loss of the connection has interrupted.
     pub(crate) fn take_lost(&mut self) -> Option<InFlight> {
         self.0.as_mut()?.lost.take()
     }
@@ -177,7 +177,7 @@ impl ChannelLog {
         });
     }
 
-    /// The application has ended a consumer, in that way.
+    /// The application has ended a consumer. `how` is `cancelled` or `dropped`.
     pub(crate) fn consumer_cancelled(&mut self, tag: &ShortStr, how: &str) {
         let Some(lines) = &mut self.0 else { return };
         let queue = lines.queues.remove(tag);
@@ -186,7 +186,7 @@ impl ChannelLog {
         });
     }
 
-    /// So many deliveries are unsettled, and so many were settled so far.
+    /// Checks whether the application makes progress. `unsettled` deliveries are open, and `settled` were settled so far.
     pub(crate) fn progress(&mut self, unsettled: usize, settled: u64, now: Instant) {
         let Some(lines) = &mut self.0 else { return };
         let progress = &mut lines.progress;

@@ -1,9 +1,9 @@
 use std::time::{Duration, Instant};
 
-/// After that long without such a line, the count begins again. While they keep coming, one is written at least that often.
+/// After this time without such a line, the count begins again. While such lines keep coming, one is written at least this often.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Limits lines that can come with each message. The 1st, 2nd, 4th, 8th and so on are written, and one a minute.
+/// Limits a kind of line that could come with each message: only the 1st, 2nd, 4th, 8th and so on are written, and one per minute.
 #[derive(Debug, Default)]
 pub(crate) struct Limit {
     /// Number of lines since the last quiet minute.
@@ -15,7 +15,8 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// Counts one. Returns the end of the line that reports it, or `None` if no line does. `now` is `None` if the time is not known.
+    /// Counts a line. Returns the text to append to the line, or `None` if the line is left out. `now` is `None` if the time is not
+    /// known.
     pub(crate) fn count(&mut self, now: Option<Instant>) -> Option<String> {
         let is_long_after = |before: Option<Instant>| {
             let times = now.zip(before);

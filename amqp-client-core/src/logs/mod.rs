@@ -1,8 +1,8 @@
-//! Lines about what happens to a connection, through `log`, `tracing` or both.
+//! Lines about the events of a connection, through `log`, `tracing` or both.
 //!
-//! A sink is code of the user's: it may block, panic or use handles of the same connection. So a line is only queued under the
-//! connection's lock, and written once the lock is released, by [`Guard`](crate::state::Guard). Without the features, nothing is
-//! left of this module: [`Log::line`] is empty.
+//! A sink is user code that receives the lines. It may block, panic or use handles of the same connection. So under the connection's
+//! lock, a line is only queued. [`Guard`](crate::state::Guard) writes the line once the lock is released. Without the features,
+//! [`Log::line`] is empty.
 
 use std::fmt;
 
@@ -29,17 +29,17 @@ pub(crate) use on::Log;
     allow(dead_code, reason = "nothing reads it without a facade")
 )]
 pub(crate) enum Level {
-    /// Does not mend itself: somebody has to act.
+    /// The problem does not go away by itself: somebody has to act.
     Error,
     /// Something is wrong, and the client goes on.
     Warn,
-    /// A state has changed for the better, or as requested.
+    /// A state has changed, or something is slow.
     Info,
     /// An action of the application.
     Debug,
 }
 
-/// What the end of channels has interrupted.
+/// The number of requests and messages that the end of channels has interrupted.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct InFlight {
     pub(crate) channels: usize,

@@ -10,8 +10,8 @@ use amqp_proto::{ChannelId, ClientConfig};
 use super::{Counted, Level};
 use crate::panics::contained;
 
-/// Number of lines that wait while the sink blocks. Further ones are counted and dropped: a sink that hangs must not take all
-/// memory.
+/// The largest number of lines that wait while the sink blocks. Further lines are counted and dropped, so that a sink that hangs does
+/// not fill the memory.
 const WAITING_MAX: usize = 1000;
 
 /// Numbers the connections of the process.
@@ -25,7 +25,7 @@ struct Connection {
     /// The number of the connection, and its name if it has one.
     label: String,
     began: OnceLock<Instant>,
-    /// Lines wait that nobody writes.
+    /// Lines wait, and no thread is writing them.
     due: AtomicBool,
     lines: Mutex<Lines>,
 }
@@ -33,12 +33,12 @@ struct Connection {
 #[derive(Default)]
 struct Lines {
     waiting: VecDeque<Line>,
-    /// Lines that found no room.
+    /// Number of lines that were dropped because too many waited.
     left_out: u64,
-    /// Lines that the sink caused while it wrote one. If they were written, a sink that causes a line for each line would never
-    /// return.
+    /// Number of lines that the sink caused while it wrote one. If they were written, a sink that causes a line for each line would
+    /// never return.
     caused: u64,
-    /// The thread that writes. Others leave their lines to it, so that the order stays.
+    /// The thread that is writing lines. Other threads leave their lines to it, so that the lines stay in order.
     writer: Option<ThreadId>,
 }
 
@@ -87,7 +87,7 @@ impl Log {
         self.0.as_ref().is_some_and(|connection| connection.due.load(Ordering::Relaxed))
     }
 
-    /// Queues a line. `text` runs right now, and not at all if no sink wants that level; it must not run code of the user's.
+    /// Queues a line. Calls `text` at once, or not at all if no sink wants the level. `text` must not call user code.
     pub(crate) fn line(
         &self,
         level: Level,
@@ -118,8 +118,8 @@ impl Log {
             return;
         }
         let mut reported = false;
-        // A sink may have lines caused by other threads as fast as it writes them. So this ends, and the driver's next turn writes
-        // what is left.
+        // Other threads may queue lines as fast as this one writes them. So the loop ends after some lines, and the driver's next turn
+        // writes the rest.
         for _ in 0..WAITING_MAX {
             let Some(line) = connection.next(&mut reported) else { return };
             contained(|| line.write(&connection.label));
@@ -154,14 +154,15 @@ impl Connection {
         begins
     }
 
-    /// Takes the next line. Without one, this thread writes no more. `reported`: the lines that were left out have had their line.
+    /// Takes the next line. Returns `None` if this thread has nothing more to write. `reported` is true once a line about the
+    /// lines that were left out has been returned.
     fn next(&self, reported: &mut bool) -> Option<Line> {
         let mut lines = self.lines();
         let line = lines.waiting.pop_front();
         if line.is_some() {
             return line;
         }
-        // Once only: what the sink causes while it writes this line is counted in the next one.
+        // Once only: if the sink causes lines while it writes this one, the next such line counts them.
         if !std::mem::replace(reported, true) {
             let (left_out, caused) =
                 (std::mem::take(&mut lines.left_out), std::mem::take(&mut lines.caused));
@@ -222,7 +223,7 @@ impl Line {
 /// The target of all lines, by which programs filter.
 const TARGET: &str = "amqp_client";
 
-/// Returns whether a sink may want that level. Reads only what the facades keep in an atomic: a sink must not run here.
+/// Returns whether a sink may want lines of this level. Reads only the atomics of the facades: user code must not run here.
 fn wants(level: Level) -> bool {
     #[cfg(feature = "log")]
     if log_level(level) <= log::max_level() {

@@ -1,27 +1,27 @@
-//! How long messages take, without a clock in the handles and without a time for each message.
+//! Measures how long messages take, without a clock in the handles and without a time for each message.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::counters::Histogram;
 
-/// Runs that are remembered. Beyond that, runs are merged with the one before, as long as that changes their age by less than an
-/// eighth. About 170 runs are left if the oldest is a billion times as old as the newest.
+/// Number of runs that are remembered. If there are more, a run is merged with the run before it, unless that changes its age by more
+/// than an eighth. About 170 runs are left if the oldest is a billion times as old as the newest.
 const RUNS_MAX: usize = 256;
 
-/// When numbered messages were written or taken: the publishes of a channel, or its deliveries.
+/// The times at which numbered messages were written or taken: the publishes of a channel, or its deliveries.
 ///
 /// Messages that the same turn of the driver wrote, or that a consumer took at once, form a run with one time. Only the first
 /// message of a run does more than compare a few numbers.
 ///
 /// An example: 1 to 100 are published before the driver's turn at 12:00:01, and 101 to 150 before its turn at 12:00:02. There are
-/// two runs. The confirm of 1 to 120 is read at 12:00:03: it counts 100 times of 2 s, and 20 times of 1 s.
+/// two runs. The confirm of 1 to 120 is read at 12:00:03. It adds 100 times of 2 s and 20 times of 1 s to the histogram.
 #[derive(Debug, Default)]
 pub(crate) struct Ages {
     /// The first number of each run and its time, oldest first. A run ends where the next one begins. The last run has no time until
     /// the driver's turn.
     runs: VecDeque<(u64, Option<Instant>)>,
-    /// The run of the message that ended last. The next one is most often of the same run.
+    /// The run of the message that ended last. The next message is most often of the same run.
     current: Current,
     /// Messages of other runs that ended since the last [`flush`](Self::flush): when they began, and how many.
     ended: Vec<(Instant, u64)>,
@@ -30,7 +30,7 @@ pub(crate) struct Ages {
 #[derive(Debug, Default)]
 struct Current {
     first: u64,
-    /// How many numbers are in the run; 0 after a flush, so that the next message is looked up.
+    /// Number of messages in the run; 0 after a flush, so that the run of the next message is looked up.
     length: u64,
     at: Option<Instant>,
     /// Messages of this run that ended since the last flush.
@@ -38,10 +38,10 @@ struct Current {
 }
 
 impl Ages {
-    /// Begins a run with that number, at a time that is known, or at the next [`turn`](Self::turn).
+    /// Begins a run with the message `number`. If `at` is `None`, its time is that of the next [`turn`](Self::turn).
     #[cold]
     pub(crate) fn begin(&mut self, number: u64, at: Option<Instant>) {
-        // Of two consumers that share a channel, one may take older messages later. They belong to an earlier run then.
+        // If two consumers share a channel, one may take older messages later than the other. These belong to an earlier run.
         if self.runs.back().is_some_and(|(first, last)| number <= *first || *last == at) {
             return;
         }
@@ -66,7 +66,7 @@ impl Ages {
             *before = if stays { *at } else { *before };
             stays
         });
-        // Only if times differ by more than that.
+        // Merging may leave too many runs, if their times differ by much: then the oldest are forgotten.
         self.runs.drain(..self.runs.len().saturating_sub(RUNS_MAX - 1));
     }
 
@@ -109,7 +109,7 @@ impl Ages {
         self.current.ended > 0 || !self.ended.is_empty()
     }
 
-    /// Counts the times of the messages that ended. They ended now.
+    /// Records the times of the messages that ended since the last flush. Their end is `now`.
     pub(crate) fn flush(&mut self, now: Instant, times: &mut Histogram) {
         for (at, count) in self.ended.drain(..).chain(self.current.take()) {
             times.record(now.saturating_duration_since(at), count);

@@ -1,4 +1,4 @@
-//! Counting what channels do, and for how long.
+//! The counters of channels and connections, and the times of messages.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use super::queues::Arrived;
 use super::{ChannelState, State};
 use crate::counters::{Counters, Numbers, Times};
 
-/// What a channel counts, except for the outcomes of publishes and requests: those are counted where they are stored.
+/// The counters of a channel, except for the outcomes of publishes and requests: these are counted where they are stored.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) counters: Numbers,
-    /// Apart, because most channels of a program that opens many have none.
+    /// Boxed, because in a program that opens many channels, most of them record no time.
     times: Option<Box<Times>>,
     /// When the application took its deliveries.
     ages: Ages,
@@ -32,7 +32,7 @@ impl Tally {
         self.counters.published_bytes += size as u64;
     }
 
-    /// The application takes messages, of which this is the first. It can settle them from now on.
+    /// The application takes messages; `first` is the first of them. It can settle them from now on.
     pub(crate) fn taken(&mut self, first: &Delivery, now: Option<Instant>) {
         self.ages.begin(first.delivery_tag().get(), now);
     }
@@ -50,7 +50,7 @@ impl Tally {
         acked + rejected + requeued
     }
 
-    /// The reply to a request that was written then has arrived.
+    /// The reply to a request has arrived. The request was written at the time `written`.
     pub(super) fn answered(&mut self, written: Option<Instant>, now: Option<Instant>) {
         if let (Some(written), Some(now)) = (written, now) {
             self.times().requests.record(now.saturating_duration_since(written), 1);
@@ -64,7 +64,7 @@ impl Tally {
         self.ages.end(tag.get())
     }
 
-    /// Settles all deliveries up to that one, and counts them. Returns whether to [time](State::time_later) them at the next turn of
+    /// Settles all deliveries up to `tag`, and counts them. Returns whether to [time](State::time_later) them at the next turn of
     /// the driver.
     pub(crate) fn settle_up_to(
         &mut self,
@@ -74,7 +74,7 @@ impl Tally {
         settle: impl FnOnce(&mut SessionChannel<'_>) -> Result<(), CommandError>,
     ) -> Result<bool, CommandError> {
         let (mut timed, mut count) = (false, 0);
-        // If there are any, it fails only on a channel that is being closed, on which nothing is timed any more.
+        // If there are unsettled deliveries, `settle` fails only on a channel that is being closed. There, times no longer matter.
         protocol.unsettled_up_to(tag, |tag| {
             timed |= self.ages.end(tag.get());
             count += 1;
@@ -111,7 +111,7 @@ impl Tally {
 }
 
 impl ChannelState {
-    /// Returns what the channel has counted.
+    /// Returns the counters of the channel.
     pub(crate) fn counters(&self) -> Counters {
         let outcomes = &self.confirms.outcomes;
         let mut counters = self.tally.counters.with_times(self.tally.times.as_deref());
@@ -127,7 +127,7 @@ impl ChannelState {
         counters
     }
 
-    /// Begins what is handed to the transport, and ends what the application settled.
+    /// Begins the times of messages and requests that are handed to the transport, and ends those of settled deliveries.
     fn turn(&mut self, now: Instant) {
         self.untimed = false;
         self.confirms.turn(now);
@@ -140,7 +140,7 @@ impl ChannelState {
 }
 
 impl State {
-    /// Returns what the connection and all its channels have counted.
+    /// Returns the sum of the counters of the connection and all its channels.
     pub(crate) fn counters(&self) -> Counters {
         let mut sum = self.counters;
         self.channels.iter().flatten().for_each(|channel| sum.add(&channel.counters()));
@@ -148,7 +148,7 @@ impl State {
         sum
     }
 
-    /// The application takes messages of a channel, of which this is the first.
+    /// The application takes messages of a channel; `first` is the first of them.
     pub(crate) fn time_taken(&mut self, place: u32, first: Option<&Delivery>) {
         let now = self.now;
         if let (Some(channel), Some(first)) = (self.channel(place), first) {
@@ -156,7 +156,7 @@ impl State {
         }
     }
 
-    /// The channel at that place has something to time at the driver's next turn: something that it writes then.
+    /// The channel at `place` has queued a message, a request or a settlement. The driver's next turn writes and times it.
     #[cold]
     pub(crate) fn time_later(&mut self, place: u32) {
         let Self { channels, untimed, .. } = self;
@@ -190,14 +190,14 @@ impl State {
         self.counters.bytes_read += bytes as u64;
     }
 
-    /// Takes the number of writes since the last turn, and of their bytes.
+    /// Adds the number of writes since the last turn and the number of their bytes, and resets both.
     pub(crate) fn count_written(&mut self, written: &mut (u64, u64)) {
         let (writes, bytes) = std::mem::take(written);
         self.counters.writes += writes;
         self.counters.bytes_written += bytes;
     }
 
-    /// Requeues what is unsettled on the channel with that number, which is about to be closed.
+    /// Requeues the unsettled deliveries of the channel `id`, which is about to be closed.
     pub(super) fn give_back_all(
         channels: &mut [Option<ChannelState>],
         id: ChannelId,
@@ -210,7 +210,7 @@ impl State {
         }
     }
 
-    /// Returns for how long the broker has blocked publishing since it last did, if it still does.
+    /// Returns for how long the broker has been blocking publishing; zero if it does not block.
     fn blocked_for(&self) -> Duration {
         let since = self.blocked.as_ref().and_then(|(since, _)| *since);
         let times = self.now.zip(since);

@@ -24,19 +24,20 @@ pub struct Health {
     pub status: Status,
     /// True if the broker has blocked publishing (`connection.blocked`).
     pub blocked: bool,
-    /// Since when, if it has: when the client learned of it.
+    /// When the client learned that the broker blocks publishing; `None` if the broker does not.
     pub blocked_since: Option<Instant>,
-    /// The resource that the broker is short of, if it has blocked publishing, as the broker names it.
+    /// The broker's reason for blocking publishing, such as the resource that it is short of; `None` if it does not block.
     pub blocked_reason: Option<ShortStr>,
-    /// If the client does not read, because consumers do not take their deliveries: since when, and which consumer holds most.
+    /// Set while the client does not read, because consumers do not take their deliveries: since when, and which consumer has the most
+    /// untaken bytes.
     pub reading_paused: Option<ReadingPaused>,
     /// The address that the connection leads to; see [`Connection::peer_addr`](crate::Connection::peer_addr).
     pub peer_addr: Option<SocketAddr>,
     /// Number of times that the connection was lost.
     pub losses: u64,
-    /// When bytes last arrived from the broker, such as a heartbeat; `None` if none have arrived yet. After a loss, it is a time of
-    /// the earlier transport at first. While consumers do not keep up, the client does not read, and so does not notice what
-    /// arrives.
+    /// When bytes last arrived from the broker, such as a heartbeat; `None` if none have arrived yet. After a loss, this is a time of
+    /// the earlier transport, until the new one has received bytes. While consumers do not keep up, the client does not read, so this
+    /// time does not change.
     pub last_heard: Option<Instant>,
     /// Number of deliveries that were settled too late: the connection was lost in between, so the broker has requeued them
     /// and delivers them again. See [`Delivery::ack`](crate::Delivery::ack).
@@ -102,7 +103,7 @@ pub struct ClosedChannel {
 pub struct ReadingPaused {
     /// When reading stopped.
     pub since: Instant,
-    /// The channel of the consumer that holds most deliveries.
+    /// The channel of the consumer with the most untaken bytes.
     pub channel: ChannelId,
     /// The tag of this consumer.
     pub consumer_tag: ShortStr,

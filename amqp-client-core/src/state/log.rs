@@ -15,7 +15,7 @@ use crate::connect::ConnectError;
 use crate::event::ConnectionEvent;
 use crate::logs::{Counted, InFlight, Level, Limit, Log, one_line};
 
-/// What the lines have to know of earlier events.
+/// The earlier events that later lines depend on.
 #[derive(Debug, Default)]
 pub(crate) struct Story {
     /// Counted until the line about the loss.
@@ -105,7 +105,7 @@ impl State {
         self.log_due();
     }
 
-    /// The driver has looked whether the peer is silent.
+    /// The driver has checked whether the peer is silent.
     #[inline]
     pub(crate) fn log_silence(&mut self, silent: bool, now: Instant) {
         if !self.log.is_built() || silent == self.story.silent {
@@ -266,7 +266,7 @@ impl State {
         Some(to.saturating_duration_since(from))
     }
 
-    /// What could not be restored.
+    /// Queues the lines about entities that were not restored.
     fn log_missing(&self, report: &RecoveryReport) {
         for (entity, error) in report.failed.iter().take(MISSING_MAX) {
             self.log.line(Level::Warn, None, || missing(entity, error));
@@ -283,7 +283,7 @@ impl State {
         }
     }
 
-    /// Queues whose names the broker has changed.
+    /// Queues the lines about queues whose names the broker has changed.
     fn log_renamed(&mut self, report: &RecoveryReport) {
         for (old, new) in &report.renamed {
             self.channels.iter_mut().flatten().for_each(|channel| channel.log.renamed(old, new));
@@ -327,7 +327,7 @@ impl State {
     }
 }
 
-/// Lines about entities that one recovery writes at most.
+/// The largest number of lines about entities that one recovery writes.
 const MISSING_MAX: usize = 20;
 
 fn missing(entity: &Entity, error: &amqp_proto::ChannelError) -> String {
@@ -343,7 +343,7 @@ const fn is_end(kind: io::ErrorKind) -> bool {
 /// A connection on which nothing arrived for that long was idle.
 const IDLE_MIN: Duration = Duration::from_secs(5);
 
-/// The reason of a loss, what it may mean, and what it has interrupted.
+/// Returns the line about a loss: its reason, the likely cause, and the number of interrupted requests and messages.
 fn lost_line(
     reason: &ConnectionError,
     idle: Option<Duration>,
@@ -377,7 +377,7 @@ fn lost_line(
     text
 }
 
-/// What a recovery has restored.
+/// Returns the end of the line about a recovery: how many channels, queues and so on it restored.
 fn restored(report: &RecoveryReport) -> String {
     let counts = [
         (report.channels, "channel"),
@@ -415,7 +415,7 @@ impl fmt::Display for Node<'_> {
     }
 }
 
-/// A duration without digits that nobody reads.
+/// Displays a duration in seconds with one decimal.
 struct Rounded(Duration);
 
 impl fmt::Display for Rounded {

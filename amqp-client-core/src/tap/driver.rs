@@ -11,7 +11,7 @@ use super::split::{Part, Splitter};
 use super::{Direction, Frame, Tap, Taps, Transport};
 use crate::panics::contained;
 
-/// The number of the last connection with a tap. It only has to be unique.
+/// The number of the last connection that has a tap.
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
 /// The taps of a connection, over all its transports.
@@ -73,7 +73,7 @@ enum Phase {
 }
 
 impl TransportTap {
-    /// Reports the transport, unless that was done.
+    /// Reports that the transport is connected, unless this was reported before.
     pub(crate) fn connected(&mut self, now: Instant, peer: Option<SocketAddr>) {
         self.last = now;
         if self.phase == Phase::New {
@@ -82,7 +82,7 @@ impl TransportTap {
         }
     }
 
-    /// Reports that the transport is no longer used, unless that was done.
+    /// Reports that the transport is no longer used, unless this was reported before.
     pub(crate) fn disconnected(&mut self, now: Instant, reason: Option<&ConnectionError>) {
         if self.phase == Phase::Ended {
             return;
@@ -96,7 +96,7 @@ impl TransportTap {
         *phase = Phase::Ended;
     }
 
-    /// Reports what was read.
+    /// Reports the frames that end in these bytes, which were read.
     pub(crate) fn received(&mut self, now: Instant, bytes: &[u8]) {
         self.begin();
         self.last = now;
@@ -105,7 +105,7 @@ impl TransportTap {
         taps.each(|tap| tap.flush());
     }
 
-    /// Reports the first bytes of the output, which were written, and removes them.
+    /// Reports the frames that end in the first `count` bytes of the output, which were written. Removes these bytes from the output.
     pub(crate) fn written(&mut self, now: Instant, output: &mut Transmit, count: usize) {
         self.begin();
         self.last = now;

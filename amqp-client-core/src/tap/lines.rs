@@ -12,10 +12,10 @@ use super::sink::Sink;
 use super::{Direction, Frame, Kind, Tap, Transport};
 use crate::error::chain;
 
-/// Bytes of a line after which the rest is left out. Headers and tables can be much longer.
+/// The length of a line, in bytes, after which the rest is left out. Headers and tables can be much longer.
 const LINE_MAX: usize = 2000;
 
-/// Bytes that are shown of what is not AMQP: enough to recognize another protocol.
+/// The number of bytes to show of data that is not AMQP: enough to recognize another protocol.
 const UNREADABLE_MAX: usize = 64;
 
 /// A tap that writes one line per frame, for people and for `grep`.
@@ -32,11 +32,12 @@ const UNREADABLE_MAX: usize = 64;
 /// ```
 ///
 /// A line begins with the time in UTC and the number of the transport: `2.1` is the first transport of the second connection.
-/// `->` is sent, `<-` is received. The number after the arrow is the channel. Arguments that are false, 0 or empty are left
-/// out. A line never contains a line break of a peer's text. A line that is longer than 2000 bytes is cut.
+/// `->` marks a frame that was sent, `<-` one that was received. The number after the arrow is the channel. Arguments that are false, 0
+/// or empty are left out. Line breaks in texts of a peer are escaped. A line that is longer than 2000 bytes is cut, and ends with
+/// ` [..]`.
 ///
-/// The lines of one read or write of the connection are written together, and then the writer is flushed: the writer needs no
-/// buffer. If the writer fails, nothing more is written, and the connection is not affected; see [`error`](Self::error). A
+/// The lines of one read or write of the connection are written together, and then the writer is flushed. So the writer needs no
+/// buffer of its own. If the writer fails, nothing more is written, and the connection is not affected; see [`error`](Self::error). A
 /// writer that blocks delays the connection.
 ///
 /// ```
@@ -69,7 +70,7 @@ impl<W: Write + Send + 'static> Lines<W> {
         self
     }
 
-    /// Returns the error of the writer, if there was one. Nothing was written since.
+    /// Returns the error of the writer, if the writer has failed. Nothing was written after the error.
     #[must_use]
     pub fn error(&self) -> Option<Arc<io::Error>> {
         self.sink.error()
@@ -128,7 +129,7 @@ impl<W: Write + Send + 'static> Tap for Lines<W> {
     }
 }
 
-/// Shows how many frames were dropped, and why.
+/// Shows the number of dropped frames, and the error of the writer.
 impl<W: Write + Send + 'static> fmt::Debug for Lines<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lines")
@@ -192,7 +193,7 @@ fn show(frame: &Frame<'_>, body_bytes: usize, line: &mut Line<'_>) -> fmt::Resul
 
 const fn kind_name(kind: Kind) -> &'static str {
     match kind {
-        // It should have no payload.
+        // A heartbeat with a payload violates the protocol.
         Kind::Frame(FrameKind::Heartbeat) => "heartbeat with a payload of",
         _ => "body",
     }
@@ -216,7 +217,7 @@ impl<'a, 'b> Fields<'a, 'b> {
     }
 
     fn try_put(&mut self, name: &str, value: &dyn fmt::Debug) -> fmt::Result {
-        // The value is written first, and removed if it says nothing.
+        // The value is written first, and removed if it is false, 0 or empty.
         let (start, left) = (self.line.out.len(), self.line.left);
         write!(self.line, " {name}=")?;
         let value_start = self.line.out.len();
@@ -227,7 +228,7 @@ impl<'a, 'b> Fields<'a, 'b> {
                 self.line.out.truncate(start);
                 self.line.left = left;
             }
-            // A flag is its name.
+            // A flag that is set is shown by its name alone.
             b"true" => self.line.out.truncate(value_start - 1),
             _ => {}
         }

@@ -13,12 +13,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A tap sees the frames of all transports of its connections: of the first attempt, of handshakes that fail, and of each
+//! A tap sees the frames of all transports of a connection: those of the first attempt, of failed handshakes, and of each
 //! reconnect. With TLS, a tap sees the frames before they are encrypted, and after they are decrypted.
 //!
 //! | To | use |
 //! |---|---|
-//! | read along, or keep a log | [`Lines`] |
+//! | read the frames as text, or log them | [`Lines`] |
 //! | look at frames in Wireshark or tshark | [`Pcap`] |
 //! | do anything else | an implementation of [`Tap`] |
 //!
@@ -60,8 +60,8 @@ pub use pcap::Pcap;
 /// Sees the frames of a connection. Set it with [`Target::tap`](crate::Target::tap) or [`Config::tap`](crate::Config::tap).
 ///
 /// The task of the connection calls these methods, without a lock. A method that blocks delays this connection. A tap can be
-/// used by several connections at the same time. It can use handles of the connection, but it must not wait for them. A panic
-/// does not harm the connection: the frame is skipped.
+/// used by several connections at the same time. It can use handles of the connection, but it must not wait for their results. A
+/// panic does not harm the connection: it is caught, and the tap misses that call.
 ///
 /// ```
 /// # use amqp_client_core as amqp_client_tokio;
@@ -92,13 +92,13 @@ pub trait Tap: Send + Sync + 'static {
     /// A frame was sent or received.
     ///
     /// A sent frame is reported when the transport has taken its last byte. A received frame is reported before the client acts
-    /// on it. What is not a whole frame is reported, too; see [`Kind`].
+    /// on it. Bytes that are not a whole frame are reported, too; see [`Kind`].
     fn frame(&self, frame: &Frame<'_>);
 
-    /// The last frame of one read or of one write was reported. A tap that collects its output writes it now.
+    /// The last frame of one read or of one write was reported. A tap that collects output should write the output now.
     fn flush(&self) {}
 
-    /// A transport is no longer used, since the time `at` by the clock of the connection. Without a `reason`, the program has
+    /// The client no longer uses a transport. `at` is the time by the clock of the connection. If `reason` is `None`, the program has
     /// dropped the task of the connection.
     fn disconnected(
         &self,
@@ -145,8 +145,8 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Returns what the clock of the system shows at a time of the connection's clock. The clock of the system is read once per
-    /// transport, so these times never run backwards while a transport is used.
+    /// Converts a time of the connection's clock to a time of the system's clock. The system's clock is read once per transport, so
+    /// these times never run backwards during a transport.
     #[must_use]
     pub fn system_time(&self, at: Instant) -> SystemTime {
         let after = at.saturating_duration_since(self.since);
@@ -161,51 +161,51 @@ impl fmt::Display for Transport {
     }
 }
 
-/// Who has sent a frame.
+/// The side that sent a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "there is no third")]
 pub enum Direction {
-    /// The client has sent it.
+    /// The client sent the frame.
     Sent,
-    /// The broker has sent it.
+    /// The broker sent the frame.
     Received,
 }
 
-/// What the bytes of a [`Frame`] are.
+/// The kind of bytes in a [`Frame`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// The eight bytes that begin a connection, or by which a broker refuses the version.
+    /// The protocol header: eight bytes with which a client begins a connection, and with which a broker refuses the version.
     ProtocolHeader,
     /// A whole frame.
     Frame(FrameKind),
     /// The beginning of a frame. The transport ended before the rest of the frame.
     Cut,
-    /// Bytes that are not frames, for example because the peer is not an AMQP broker. The bytes of one read are reported together,
-    /// and nothing that follows in this direction is a frame.
+    /// Bytes that are not frames, for example because the peer is not an AMQP broker. The bytes of one read are reported together. All
+    /// later bytes in this direction are unreadable, too.
     Unreadable,
 }
 
-/// A frame on its way over a transport. In place of a frame, there can be other bytes: see [`kind`](Self::kind).
+/// A frame that was sent or received. If the bytes are not a whole frame, [`kind`](Self::kind) says so.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Frame<'a> {
     /// The transport.
     pub transport: &'a Transport,
-    /// Who has sent the frame.
+    /// The side that sent the frame.
     pub direction: Direction,
-    /// When the transport has taken or returned the last byte, by the clock of the connection.
+    /// The time at which the transport took or returned the last byte, by the clock of the connection.
     pub at: Instant,
-    /// What the bytes are.
+    /// The kind of the bytes.
     pub kind: Kind,
     /// The bytes on the wire: type, channel, size, payload and end octet.
     pub bytes: &'a [u8],
-    /// Credentials in the bytes are replaced by `*`.
+    /// True if credentials in the bytes are replaced by `*`.
     pub masked: bool,
 }
 
 impl Frame<'_> {
-    /// Returns when the transport has taken or returned the last byte, by the clock of the system; see
+    /// Returns the time at which the transport took or returned the last byte, by the clock of the system; see
     /// [`Transport::system_time`].
     #[must_use]
     pub fn system_time(&self) -> SystemTime {
@@ -239,7 +239,7 @@ impl Frame<'_> {
         self.decoded(FrameKind::Method, Method::decode)
     }
 
-    /// Decodes the content header of a message, if this is one.
+    /// Decodes the content header of a message, if this is a header frame.
     #[must_use]
     pub fn content_header(&self) -> Option<Result<ContentHeader, DecodeError>> {
         self.decoded(FrameKind::Header, ContentHeader::decode)
@@ -281,7 +281,7 @@ impl Taps {
     }
 }
 
-/// Shows how many there are.
+/// Shows the number of taps.
 impl fmt::Debug for Taps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.len())

@@ -1,27 +1,27 @@
-//! The writer of a tap: batches, and errors.
+//! Writes the output of a tap in batches, and keeps the first error.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The number of bytes that are written at once, although the frames of a read or a write go on.
+/// The size of a batch, in bytes, at which it is written before the end of the read or write.
 const BATCH_MAX: usize = 256 * 1024;
 
 /// Collects the output for frames, and writes it once per read or write of the connection.
 ///
-/// The first error ends it: behind half a record, nothing could be read any more.
+/// After the first error, nothing more is written: a reader could not read on after half a record.
 pub(super) struct Sink<W, T> {
     inner: Mutex<Inner<W, T>>,
 }
 
 struct Inner<W, T> {
-    /// Empty after an error, and while the writer is called, which may panic.
+    /// `None` after an error, and while the writer is called, because the writer may panic.
     writer: Option<W>,
     batch: Vec<u8>,
     /// Number of frames in the batch.
     pending: u64,
     dropped: u64,
     error: Option<Arc<io::Error>>,
-    /// What the output depends on.
+    /// The state of the format, such as the TCP streams of a capture.
     state: T,
 }
 
@@ -32,7 +32,7 @@ impl<W: Write, T> Sink<W, T> {
         Self { inner: Mutex::new(inner) }
     }
 
-    /// Appends output to the batch, which counts as that many frames.
+    /// Appends the output for a number of frames to the batch.
     pub(super) fn append(&self, frames: u64, put: impl FnOnce(&mut T, &mut Vec<u8>)) {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -72,7 +72,7 @@ impl<W: Write, T> Sink<W, T> {
 
 impl<W: Write, T> Inner<W, T> {
     fn write(&mut self) {
-        // If the writer panics, it is lost, and so is the batch.
+        // If the writer panics, the writer and the batch are lost.
         let (writer, pending) = (self.writer.take(), std::mem::take(&mut self.pending));
         self.dropped += pending;
         let mut batch = std::mem::take(&mut self.batch);

@@ -1,4 +1,4 @@
-//! Frames out of pieces of any size.
+//! Puts frames together from pieces of any size.
 
 use amqp_proto::config::FRAME_MAX_CAP;
 use amqp_proto::frame::{Frame, FrameKind, HEADER_EXCESS, PROTOCOL_HEADER};
@@ -6,19 +6,19 @@ use amqp_proto::method::mask_credentials;
 
 use super::Kind;
 
-/// The size of a frame above which the client accepts none. It bounds the memory for an incomplete frame.
+/// The largest frame that the client accepts, in bytes. It limits the memory for an incomplete frame.
 const FRAME_SIZE_MAX: u32 = FRAME_MAX_CAP + HEADER_EXCESS;
 
-/// The memory that is kept for the next incomplete frame.
+/// The memory, in bytes, that is kept for the next incomplete frame.
 const KEPT: usize = 64 * 1024;
 
-/// Type, channel and size.
+/// The number of bytes before the payload: type, channel and size.
 const HEAD: usize = amqp_proto::frame::FRAME_OVERHEAD - 1;
 
-/// What every protocol header begins with, whatever the version.
+/// The beginning of the protocol headers of all versions.
 const PROTOCOL: &[u8] = b"AMQP";
 
-/// What is reported of the bytes.
+/// A part of the bytes, as it is reported to the taps.
 pub(super) struct Part<'a> {
     pub(super) kind: Kind,
     pub(super) bytes: &'a [u8],
@@ -39,7 +39,7 @@ enum Expects {
     #[default]
     Start,
     Frames,
-    /// Something was not a frame, so where the next one begins is unknown.
+    /// Some bytes were not a frame, so it is unknown where the next frame begins.
     Nothing,
 }
 
@@ -73,7 +73,7 @@ impl Splitter {
         }
     }
 
-    /// Reports the whole frames. Returns how many bytes they are, and whether one of them had credentials.
+    /// Reports the whole frames. Returns the number of their bytes, and whether one of them had credentials.
     fn report_whole(&mut self, bytes: &[u8], report: &mut impl FnMut(Part<'_>)) -> (usize, bool) {
         let (mut rest, mut any_masked) = (bytes, false);
         while !rest.is_empty() {
@@ -94,7 +94,7 @@ impl Splitter {
         (bytes.len() - rest.len(), any_masked)
     }
 
-    /// Returns what the bytes, of which there is at least one, begin with.
+    /// Returns the kind of the first part of the bytes. There is at least one byte.
     fn first(&self, bytes: &[u8]) -> First {
         let header_len = PROTOCOL_HEADER.len();
         match self.expects {
@@ -119,7 +119,7 @@ impl Splitter {
     }
 }
 
-/// What bytes begin with.
+/// The first part of some bytes.
 enum First {
     Whole(Kind, usize),
     Incomplete,
@@ -146,13 +146,13 @@ fn report_frame(kind: Kind, bytes: &[u8], report: &mut impl FnMut(Part<'_>)) -> 
     true
 }
 
-/// Reports bytes that are no whole frame, without the credentials that they may contain: the beginning of our own frame, or a
-/// peer's copy of it.
+/// Reports bytes that are not a whole frame, and masks credentials in them. They may be the beginning of a frame of this client, or a
+/// copy of it that a peer sent back.
 fn report_broken(kind: Kind, bytes: &[u8], report: &mut impl FnMut(Part<'_>)) {
     let is_method = bytes.first() == Some(&FrameKind::Method.octet());
     let ids = bytes.get(HEAD..HEAD + 4).filter(|_| is_method);
     match ids.and_then(mask_credentials) {
-        // Without arguments, the mask stands for all of them.
+        // Only the ids of the method are passed, so the mask replaces all arguments.
         Some(masked) => {
             let bytes = [bytes.get(..HEAD).unwrap_or_default(), &masked].concat();
             report(Part { kind, bytes: &bytes, masked: true });

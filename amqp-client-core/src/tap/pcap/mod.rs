@@ -17,16 +17,16 @@ mod packet;
 
 use packet::{Flow, begin_file};
 
-/// A tap that writes a capture file, which Wireshark and tshark read.
+/// A tap that writes a capture file for Wireshark and tshark.
 ///
 /// The file is in the format pcapng. Each transport is a TCP stream of its own, with its handshake and its end. A comment on the
 /// first packet of a stream names the connection and the transport, and a comment on the last packet says why the transport
-/// ended. The frames are those above TLS, so no key is needed to read them.
+/// ended. With TLS, the file has the decrypted frames, so no key is needed to read them.
 ///
-/// The addresses are those of the TCP connection where the client knows them, with two exceptions: the broker's port is always
-/// 5672, by which Wireshark recognizes AMQP, and the client's address is made up, with another port for each transport. Packets
-/// are not those of the network: each has one frame, or a part of a large one. Masked credentials make a frame shorter or
-/// longer.
+/// The broker's address is that of the TCP connection, if the client knows it; otherwise it is 192.0.2.1. The broker's port is always
+/// 5672, by which Wireshark recognizes AMQP. The client's address is made up, and each transport has another port. The packets are not
+/// those of the network: each packet has one frame, or a part of a large frame. A frame with masked credentials may be shorter or
+/// longer than the original.
 ///
 /// ```no_run
 /// # use amqp_client_core as amqp_client_tokio;
@@ -42,10 +42,10 @@ use packet::{Flow, begin_file};
 /// tshark -r amqp.pcapng -Y amqp
 /// ```
 ///
-/// The frames of one read or write of the connection are written together, and then the writer is flushed: the writer needs no
-/// buffer, and the file is readable after a crash. If the writer fails, nothing more is written, and the connection is
-/// not affected; see [`error`](Self::error). A writer that blocks delays the connection. The file contains the messages: it is as
-/// confidential as they are, and grows with them.
+/// The frames of one read or write of the connection are written together, and then the writer is flushed. So the writer needs no
+/// buffer of its own, and the file is readable after a crash. If the writer fails, nothing more is written, and the connection is
+/// not affected; see [`error`](Self::error). A writer that blocks delays the connection. The file contains the
+/// messages: it is as confidential as the messages, and grows with each of them.
 pub struct Pcap<W> {
     sink: Sink<W, Streams>,
 }
@@ -56,14 +56,14 @@ struct Streams {
     /// The head of the file is written.
     begun: bool,
     flows: HashMap<(u64, u64), Flow>,
-    /// Number of the streams so far, from which the client's addresses follow.
+    /// Number of streams so far. The client's address and port of a stream are computed from it.
     count: u32,
 }
 
 /// The broker's address in a capture, if the client does not know it.
 const UNKNOWN_BROKER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-/// The first addresses and the first port of clients: those reserved for documentation, and for clients.
+/// The first address and the first port of clients: addresses reserved for documentation, and a port of the dynamic range.
 const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 const CLIENT_PORT: u16 = 49_152;
@@ -77,7 +77,7 @@ impl<W: Write + Send + 'static> Pcap<W> {
         Self { sink: Sink::new(writer, Streams::default()) }
     }
 
-    /// Returns the error of the writer, if there was one. Nothing was written since.
+    /// Returns the error of the writer, if the writer has failed. Nothing was written after the error.
     #[must_use]
     pub fn error(&self) -> Option<Arc<io::Error>> {
         self.sink.error()
@@ -90,7 +90,7 @@ impl<W: Write + Send + 'static> Pcap<W> {
     }
 }
 
-/// Shows how many frames were dropped, and why.
+/// Shows the number of dropped frames, and the error of the writer.
 impl<W: Write + Send + 'static> fmt::Debug for Pcap<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pcap")
@@ -138,7 +138,7 @@ impl<W: Write + Send + 'static> Tap for Pcap<W> {
 }
 
 impl Streams {
-    /// Returns the stream of a transport. Begins it, and the file, if that was not done.
+    /// Returns the stream of a transport. Begins the stream and the file, unless they have begun.
     fn begin(&mut self, transport: &Transport, out: &mut Vec<u8>) -> &mut Flow {
         if !std::mem::replace(&mut self.begun, true) {
             begin_file(out);

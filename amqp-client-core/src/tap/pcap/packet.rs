@@ -5,10 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::tap::Direction;
 
-/// Bytes of a frame in one packet. The length of an IP packet has 16 bits.
+/// The largest number of bytes of a frame in one packet. The length field of an IP packet has 16 bits.
 const SEGMENT_MAX: usize = 60_000;
 
-/// Bytes of a comment. Texts of peers are not longer than that, except in the causes of errors.
+/// The largest length of a comment, in bytes. Only errors with long causes exceed it, and are cut.
 const COMMENT_MAX: usize = 1000;
 
 /// The protocol number of TCP.
@@ -19,8 +19,8 @@ const SYN: u8 = 0x02;
 const PUSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 
-/// The option by which windows are counted in units of 16 KiB, and a byte of padding. Otherwise readers would report that windows
-/// are full.
+/// The TCP option "window scale", which counts windows in units of 16 KiB, and a byte of padding. Without the option, Wireshark would
+/// report full windows.
 const WINDOW_SCALE: [u8; 4] = [3, 3, 14, 1];
 
 /// Appends the head of the file: a section, and one interface.
@@ -192,7 +192,7 @@ const fn to_v6(address: IpAddr) -> Ipv6Addr {
     }
 }
 
-/// Adds up words of 16 bits (RFC 1071). Adding two words at a time changes nothing: [`checksum`] folds the sum.
+/// Adds up words of 16 bits (RFC 1071). Adding two words at a time has the same result, because [`checksum`] folds the sum.
 fn sum(bytes: &[u8]) -> u64 {
     let words = bytes.chunks_exact(4);
     let mut rest = [0; 4];
@@ -203,7 +203,7 @@ fn sum(bytes: &[u8]) -> u64 {
     pairs.map(|pair| u64::from(u32::from_be_bytes(pair))).sum()
 }
 
-/// Returns the checksum of words whose sum is that.
+/// Returns the checksum of words with this sum.
 fn checksum(sum: u64) -> [u8; 2] {
     let mut sum = sum;
     while sum > u64::from(u16::MAX) {
