@@ -212,12 +212,14 @@ impl Delivery {
             return Ok(());
         }
         self.settled = Some(how);
-        let result = settle(&self.channel, self.message.delivery_tag());
-        if result.is_err() {
-            // It had no effect. If the channel is open, the delivery was settled by its tag, or with a later one.
-            self.settled = Some(Settled::Elsewhere);
+        match settle(&self.channel, self.message.delivery_tag()) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // It had no effect. If the channel is open, the delivery was settled by its tag, or with a later one.
+                self.settled = Some(Settled::Elsewhere);
+                Err(error)
+            }
         }
-        result
     }
 
     /// Settles a delivery that is dropped. Returns whether that had an effect, and how it was settled.
