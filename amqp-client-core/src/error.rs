@@ -318,7 +318,9 @@ common_methods! { SendError { Self::NotSent(error) => error, Self::NotConfirmed(
 #[non_exhaustive]
 pub enum ConsumerEnd {
     /// The broker cancelled the consumer, for example because its queue was deleted or its node went down.
-    #[error("the broker cancelled the consumer; its queue may be deleted")]
+    #[error(
+        "the broker cancelled the consumer: the queue was deleted, or its node is down; declare the queue and consume again"
+    )]
     Cancelled,
     /// The channel is closed.
     #[error(transparent)]

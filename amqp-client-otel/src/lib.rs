@@ -49,14 +49,14 @@
 //!
 //! # Errors
 //! `error.type` of a `publish` is `nacked`, `returned`, `unconfirmed`, `refused`, `not_resent`, `timeout`, `channel_closed`,
-//! `name_too_long`, `properties_too_large`, `would_wait` (`try_publish`), `abandoned` (the future, or all handles of the channel, were dropped) or
-//! `_OTHER`. `error.type` of a `process` is `nacked`, `rejected`, `dropped`, `panicked`, `stale` or `channel_closed`.
+//! `name_too_long`, `properties_too_large`, `would_wait` (`try_publish`), `abandoned` (the future, or all handles of the channel,
+//! were dropped) or `_OTHER`. `error.type` of a `process` is `nacked`, `rejected`, `dropped`, `panicked`, `stale` or `channel_closed`.
 //!
 //! # Headers
 //! `traceparent` and `tracestate` of [W3C Trace Context](https://www.w3.org/TR/trace-context/), and `baggage` if
 //! [switched on](Builder::baggage), as long strings. If a message already has a valid context, the message keeps it, and the
-//! `publish` span is linked to it. So a message that a worker publishes again for a retry keeps its first context. Malformed contexts are ignored. A
-//! message without room for the headers is published without them.
+//! `publish` span is linked to it. So a message that a worker publishes again for a retry keeps its first context.
+//! Malformed contexts are ignored. A message without room for the headers is published without them.
 //!
 //! # Metrics
 //! `messaging.client.operation.duration` (of publishes), `messaging.process.duration`, `messaging.client.sent.messages` and

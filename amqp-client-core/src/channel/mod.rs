@@ -191,8 +191,8 @@ impl Channel {
         unsettled.unwrap_or(0)
     }
 
-    /// Returns what the channel has done since it was opened: messages published, confirmed, delivered and acknowledged, and how
-    /// long that took. They can be read after the channel is closed, too.
+    /// Returns the counters of the channel since it was opened: messages published, confirmed, delivered and acknowledged, and how
+    /// long confirms, requests and the processing of deliveries took. They can be read after the channel is closed, too.
     ///
     /// ```no_run
     /// # use amqp_client_core as amqp_client_tokio;

@@ -49,7 +49,7 @@ pub(crate) fn check_tls(target: &Target) -> Result<(), ConnectError> {
     Ok(target.tls.as_ref().map_or(Ok(()), sessions)?)
 }
 
-/// Checks that the target uses no TLS, which this build does not have.
+/// Checks that the target does not use TLS, because this build has no TLS.
 #[cfg(not(feature = "tls"))]
 pub(crate) fn check_tls(target: &Target) -> Result<(), ConnectError> {
     match &target.tls {
@@ -62,7 +62,7 @@ pub(crate) fn check_tls(target: &Target) -> Result<(), ConnectError> {
 pub(crate) struct Limit<'a> {
     endpoint: &'a Endpoint,
     after: Duration,
-    /// `None` if that is too far in the future.
+    /// `None` if the deadline is too far in the future.
     at: Option<Instant>,
 }
 
@@ -127,7 +127,7 @@ async fn within<T>(
     until(timer, at, future).await
 }
 
-/// Waits for a future, until that time at most. Returns `None` after it.
+/// Waits for a future, until the deadline at most. Returns `None` after the deadline.
 async fn until<T>(
     mut timer: impl Timer,
     at: Option<Instant>,

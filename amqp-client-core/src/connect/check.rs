@@ -1,10 +1,10 @@
-//! What to check when an attempt to connect fails, where the reason itself does not say it.
+//! Hints for failed attempts to connect: what to check, if the reason itself does not say so.
 
 use std::io;
 
 use amqp_proto::{ConnectStep, ConnectionError};
 
-/// No stream was connected.
+/// Returns the hint for an attempt that connected no stream.
 pub(super) fn unreachable(step: ConnectStep, error: &io::Error) -> &'static str {
     match (step, error.kind()) {
         (ConnectStep::Dns, _) => "; check the host name",
@@ -23,7 +23,7 @@ const TOO_QUIET: &str = "; check the host, and whether a firewall drops packets"
 
 const SLOW_BROKER: &str = "; the broker is slow or hangs: see its log";
 
-/// A step took too long.
+/// Returns the hint for a step that took too long.
 pub(super) const fn late(step: ConnectStep) -> &'static str {
     match step {
         ConnectStep::Dns => "; check the name servers of this machine",
@@ -37,7 +37,7 @@ pub(super) const fn late(step: ConnectStep) -> &'static str {
     }
 }
 
-/// The handshake failed. Most errors say themselves what to do.
+/// Returns the hint for a handshake that failed. Empty for most errors: their own texts say what to do.
 pub(super) const fn refused(step: ConnectStep, error: &ConnectionError) -> &'static str {
     match (step, error) {
         (_, ConnectionError::HandshakeTimeout { .. }) => late(step),

@@ -14,8 +14,8 @@ use crate::driver::Timer;
 /// The time before the next address is tried in parallel (section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Connects to the first address that lets this in. Each is tried a little after the one before, or at once when that has
-/// failed; whichever connects first wins, and the others are dropped.
+/// Connects to the first address that accepts. Each address is tried a little after the one before, or at once when the one before has
+/// failed. The first connection is used, and the other attempts are dropped.
 pub(crate) async fn connect_any<S, F>(
     addrs: Vec<SocketAddr>,
     mut timer: impl Timer,
@@ -56,8 +56,8 @@ where
     .await
 }
 
-/// The addresses in their order, but with the two families by turns, beginning with that of the first (section 4): a family
-/// that leads nowhere costs one head start only.
+/// Orders the addresses so that IPv6 and IPv4 alternate, beginning with the family of the first address (section 4). If one family does
+/// not work, this costs only one delay.
 fn interleaved(addrs: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
     let v6_first = addrs.first().is_some_and(SocketAddr::is_ipv6);
     let (mut ones, mut others): (VecDeque<_>, VecDeque<_>) =

@@ -82,7 +82,7 @@ async fn open_any<R: Runtime>(target: Target) -> Result<Connection, ConnectError
     Err(refusal.unwrap_or(last))
 }
 
-/// Reports an attempt that failed, unless its connection has reported that.
+/// Writes a line about a failed attempt, unless its connection has written one.
 fn warn(target: &Target, error: &ConnectError) {
     let Some(log) = &target.config.log else { return };
     if error.as_connection_error().is_none() {
@@ -116,7 +116,7 @@ fn begin_unconnected<R: Runtime>(
     target: &Target,
     recovery: &Recovery,
 ) -> Result<(Connection, Reconnector), ConnectError> {
-    // Without nodes, there would be no attempt, and so no end.
+    // Without nodes, there would be no attempt, so the connection would never end.
     target.node(0)?;
     let (config, nodes) = (target.config.clone(), target.endpoints.len());
     let (connection, reconnector) =
@@ -154,7 +154,7 @@ async fn open_node<R: Runtime>(
     }
 }
 
-/// Returns the step that a connection is at which is not open.
+/// Returns the step that a connection has reached that is not open.
 fn step_of(connection: &Connection) -> ConnectStep {
     // It was open and is lost if there is none: nothing follows the virtual host.
     connection.connect_step().unwrap_or(ConnectStep::VirtualHost)

@@ -1,4 +1,4 @@
-//! Connecting again after a loss, while the connection's deadlines and commands go on.
+//! Reconnects after a loss. Meanwhile, the deadlines and commands of the connection go on.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -29,13 +29,13 @@ pub(crate) fn run<R: Runtime>(
     })
 }
 
-/// Opens transports until one is reached, and drives it.
+/// Opens transports until one is connected, and drives it.
 pub(crate) async fn reconnect<R: Runtime>(reconnector: Reconnector, target: Arc<Target>) {
     let _reached = reconnect_unless::<R>(reconnector, target, |_| false).await;
 }
 
-/// Makes transports until one is reached, or until an attempt fails with an error that is final. Returns the token that the
-/// transport logs in with, if the target has a token source.
+/// Opens transports until one is connected, or until an attempt fails with a final error. If the target has a token source, also
+/// returns the token with which the transport logs in.
 pub(crate) async fn reconnect_unless<R: Runtime>(
     mut reconnector: Reconnector,
     target: Arc<Target>,

@@ -208,8 +208,8 @@ impl Target {
         self
     }
 
-    /// Adds an interceptor, which sees the connection's messages and can add headers: see [`intercept`](crate::intercept). With
-    /// several, the one that was added first is called first.
+    /// Adds an interceptor, which sees the connection's messages and can add headers: see [`intercept`](crate::intercept). If
+    /// there are several, they are called in the order in which they were added.
     #[must_use]
     pub fn intercept(mut self, intercept: impl Intercept) -> Self {
         self.config = self.config.intercept(intercept);

@@ -111,10 +111,11 @@ impl Connection {
         .await
     }
 
-    /// Returns the step of connecting that the present attempt is at, or at which the last one failed. `None` once it is open.
+    /// Returns the step that the present attempt to connect has reached, or at which the last attempt failed. `None` once the connection
+    /// is open.
     ///
-    /// After `connect_over`, this tells where [`ready`](Self::ready) failed. While the client reconnects, the first steps have no
-    /// connection yet, and the result is that of the attempt before; see
+    /// After `connect_over`, this shows the step at which [`ready`](Self::ready) failed. While the client reconnects, an attempt is
+    /// visible here only once its transport is connected. Until then, the result is that of the attempt before; see
     /// [`ConnectionEvent::AttemptFailed`](crate::ConnectionEvent::AttemptFailed) for each attempt.
     ///
     /// ```no_run
@@ -264,9 +265,9 @@ impl Connection {
         }
     }
 
-    /// Returns what the connection has done since it was created: messages published, confirmed, delivered and acknowledged, bytes,
-    /// losses, and how long confirms, requests and the processing of deliveries took. Read them as often as you like: this adds up the
-    /// counters of the open channels.
+    /// Returns the counters of the connection since it was created: messages published, confirmed, delivered and acknowledged, bytes,
+    /// losses, and how long confirms, requests and the processing of deliveries took. A call adds up the counters of the channels, so
+    /// it can be made often.
     ///
     /// ```no_run
     /// # use amqp_client_core as amqp_client_tokio;

@@ -111,7 +111,7 @@ impl fmt::Display for Reason<'_> {
         let name = close.reply_code.name().unwrap_or_default();
         let text =
             text.strip_prefix(name).map_or(&*text, |rest| rest.trim_start_matches([' ', '-']));
-        // What follows makes it a part of a sentence.
+        // More text follows, so the full stop is removed.
         let text = text.strip_suffix('.').unwrap_or(text);
         if !text.is_empty() {
             f.write_str(": ")?;

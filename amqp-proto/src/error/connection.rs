@@ -91,7 +91,7 @@ pub enum ConnectionError {
     },
 }
 
-/// Returns what was not recovered.
+/// Returns the beginning of the text, depending on whether there was a connection to recover.
 fn not_recovered(lost: &ConnectionError) -> &'static str {
     match lost {
         ConnectionError::NotConnected => "could not connect",

@@ -1,7 +1,7 @@
 //! The methods that all errors of operations have.
 
-/// Adds the methods that all errors of operations have, to an error that contains others: `contained => error` says where. The
-/// pattern behind `transient` has the errors of its own after which the operation may succeed later.
+/// Adds the methods that all errors of operations have to an error type. `contained => error` names the variants that contain another
+/// error. `transient` names the other variants after which the operation may succeed later.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __common_methods {

@@ -8,7 +8,7 @@ use super::explanation::Explanation;
 use super::violation::Violation;
 use crate::method::{Arguments as _, ConnectionTune, ConnectionTuneOk};
 
-/// A step of connecting to a broker, in their order: where an attempt failed, or how far it has come.
+/// A step of connecting to a broker: the step at which an attempt failed, or which it has reached. The steps are in their order.
 ///
 /// ```
 /// use amqp_proto::ConnectStep;
@@ -56,8 +56,8 @@ impl fmt::Display for ConnectStep {
 }
 
 impl ConnectStep {
-    /// Returns the step at which a handshake failed that had come to this step. The client sends `connection.open` without waiting
-    /// for the broker's reaction to its limits, so the error has to show which of them the broker refused.
+    /// Returns the step at which a handshake failed, if it had reached this step. The client sends `connection.open` without waiting
+    /// for the broker's reaction to its limits. So only the error shows whether the broker refused the limits or the virtual host.
     pub(crate) fn of_failure(self, error: &ConnectionError) -> Self {
         match error {
             ConnectionError::Login(_) | ConnectionError::HandshakeTooLarge { .. } => Self::Sasl,

@@ -1,4 +1,4 @@
-//! What to do about each reason.
+//! Hints: what to do about each reason of a close.
 
 use super::{Explanation, Limited, Permission, Scope};
 
@@ -12,7 +12,7 @@ impl Explanation {
             }
             Self::InvalidArgument { .. } => "correct the argument, or remove it",
             Self::AccessRefused { topic: Some(_), .. } => {
-                "grant the user this topic (rabbitmqctl set_topic_permissions)"
+                "grant the user the permission for this routing key (rabbitmqctl set_topic_permissions)"
             }
             Self::AccessRefused { permission: Some(permission), .. } => match permission {
                 Permission::Configure => {
@@ -47,7 +47,9 @@ impl Explanation {
                 "the default exchange is bound to every queue by its name; use another exchange for bindings"
             }
             Self::InternalExchange { .. } => "publish to an exchange that is bound to it",
-            Self::UnknownExchangeType { .. } => "check the type, or enable the plugin that has it",
+            Self::UnknownExchangeType { .. } => {
+                "check the type, or enable the plugin that provides it"
+            }
             Self::UnknownDeliveryTag { .. } => {
                 "acknowledge each delivery once, on the channel that it came on"
             }

@@ -1,4 +1,4 @@
-//! The texts with which RabbitMQ closes, taken apart.
+//! Parses the texts with which RabbitMQ closes channels and connections.
 
 mod hint;
 mod parse;
@@ -38,7 +38,7 @@ use crate::{ReplyCode, wire};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Explanation {
-    /// The queue or exchange exists with other properties than the declaration has.
+    /// The queue or exchange exists, and its properties differ from those of the declaration.
     InequivalentArgument {
         /// The property, such as `durable`, or the argument, such as `x-max-length`.
         argument: String,
@@ -60,7 +60,8 @@ pub enum Explanation {
     },
     /// The user lacks a permission.
     AccessRefused {
-        /// The missing permission. RabbitMQ 3 does not name it; if the method that was refused needs exactly one, it is that one.
+        /// The missing permission. RabbitMQ 3 does not name it. It is then known only if the refused method needs exactly one
+        /// permission.
         permission: Option<Permission>,
         /// The queue or exchange.
         resource: Resource,
@@ -84,17 +85,17 @@ pub enum Explanation {
         /// The queue.
         resource: Resource,
     },
-    /// The queue has an exclusive consumer; or it has consumers, and this one wanted to be exclusive.
+    /// The queue has an exclusive consumer. Or the queue has consumers, and the new consumer was to be exclusive.
     ExclusiveConsumer {
         /// The queue.
         resource: Resource,
     },
-    /// The queue or exchange was to be deleted only if unused, and it is in use.
+    /// The request was to delete the queue or exchange only if it is unused (`if_unused`), but it is in use.
     InUse {
         /// The queue or exchange.
         resource: Resource,
     },
-    /// The queue was to be deleted only if empty, and it has messages.
+    /// The request was to delete the queue only if it is empty (`if_empty`), but it has messages.
     NotEmpty {
         /// The queue.
         resource: Resource,
@@ -133,16 +134,16 @@ pub enum Explanation {
         /// The broker's limit in bytes.
         max: u64,
     },
-    /// The property `user_id` of a message is not the user who publishes it.
+    /// The property `user_id` of a message does not name the user of the connection.
     UserId {
-        /// The property.
+        /// The value of the property.
         claimed: String,
         /// The user.
         user: String,
     },
     /// The property `expiration` of a message is not a number of milliseconds.
     InvalidExpiration {
-        /// The property.
+        /// The value of the property.
         expiration: String,
     },
     /// The consumer tag is in use on the channel.
@@ -260,7 +261,7 @@ pub enum Permission {
     Read,
 }
 
-/// The items of which there can be too many: see [`Explanation::Limit`].
+/// The items whose number can be limited: see [`Explanation::Limit`].
 ///
 /// ```
 /// use amqp_proto::error::{Explanation, Limited};
