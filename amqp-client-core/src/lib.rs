@@ -69,7 +69,7 @@ pub use broker_version::{BrokerFeature, BrokerVersion};
 pub use channel::{Channel, ChannelEvents, Exchange, NoWait, Queue};
 pub use config::{Config, SettingError, Settings};
 pub use connect::{ConnectError, Target};
-pub use connection::{After, Connection, ConnectionEvents, Leftovers, OpenChannel};
+pub use connection::{After, Connection, ConnectionEvents, Leftovers, Monitor, OpenChannel};
 pub use consumer::Consumer;
 pub use counters::{Counters, Histogram, PrometheusText};
 pub use delivery::{Delivery, Got, OnPanic};

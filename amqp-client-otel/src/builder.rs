@@ -138,6 +138,7 @@ impl Builder {
         OtelIntercept(Arc::new(Shared {
             tracer,
             metrics: Metrics::new(&meter),
+            meter,
             server: self.server,
             client_id: self.client_id,
             template: self.template,

@@ -62,11 +62,16 @@
 //! `messaging.client.operation.duration` (of publishes), `messaging.process.duration`, `messaging.client.sent.messages` and
 //! `messaging.client.consumed.messages`.
 //!
+//! # The connection
+//! [`OtelIntercept::observe`] exports the counters of a connection, and its state, as metrics. [`OtelIntercept::log_events`] creates a
+//! span for each outage and for each time that the broker blocks publishing, with the failed attempts as events.
+//!
 //! # Exporters
 //! The task that drives the connection ends spans of confirmed messages. Use a batch span processor: an exporter that blocks would
 //! delay all messages.
 
 mod builder;
+mod connection;
 mod conventions;
 mod destination;
 mod outcome;

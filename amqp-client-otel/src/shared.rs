@@ -17,6 +17,7 @@ pub(crate) type Template = dyn Fn(&Destination<'_>) -> String + Send + Sync;
 pub(crate) struct Shared {
     pub(crate) tracer: BoxedTracer,
     pub(crate) metrics: Metrics,
+    pub(crate) meter: Meter,
     /// Attributes of all spans and metrics.
     pub(crate) server: Vec<KeyValue>,
     pub(crate) client_id: Option<String>,

@@ -1,10 +1,12 @@
 mod after;
 mod events;
+mod monitor;
 mod open_channel;
 mod shutdown;
 
 pub use after::After;
 pub use events::ConnectionEvents;
+pub use monitor::Monitor;
 pub use open_channel::OpenChannel;
 pub use shutdown::Leftovers;
 
@@ -21,7 +23,7 @@ use crate::broker_version::BrokerVersion;
 use crate::counters::Counters;
 use crate::error::CallError;
 use crate::state::Deadline;
-use crate::state::{Health, On, OnRecover, SecretUpdate, Shared, Status, Waiting};
+use crate::state::{Health, On, OnRecover, SecretUpdate, Shared, Waiting};
 
 /// A connection to a broker.
 ///
@@ -235,34 +237,7 @@ impl Connection {
     /// Returns a snapshot of the connection's state, for readiness probes and dashboards.
     #[must_use]
     pub fn health(&self) -> Health {
-        let mut guard = self.shared().lock();
-        let state = &mut *guard;
-        let (unsettled, unconfirmed) = state.in_flight();
-        let counters = state.counters();
-        Health {
-            status: match (state.proto.is_open(), state.proto.check()) {
-                (true, _) => Status::Open,
-                (false, Ok(())) if counters.losses > 0 => Status::Recovering,
-                (false, Ok(())) => Status::Connecting,
-                (false, Err(error)) => Status::Closed(error),
-            },
-            blocked: state.proto.is_blocked(),
-            blocked_since: state.blocked.as_ref().and_then(|(since, _)| *since),
-            blocked_reason: state.blocked.as_ref().map(|(_, reason)| reason.clone()),
-            reading_paused: state.reading_paused(),
-            peer_addr: state.peer_addr,
-            losses: counters.losses,
-            last_heard: state.last_heard,
-            stale: counters.stale,
-            unusable: counters.unusable,
-            channels: state.proto.channel_count(),
-            closed_channels: state.closed_channels(),
-            unconfirmed,
-            unsettled,
-            kept_bytes: state.proto.kept(),
-            queued_bytes: state.proto.queued(),
-            delivered_bytes: state.delivered_bytes,
-        }
+        self.shared().health()
     }
 
     /// Returns the counters of the connection since it was created: messages published, confirmed, delivered and acknowledged, bytes,
@@ -281,6 +256,12 @@ impl Connection {
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.shared().lock().counters()
+    }
+
+    /// Returns a handle that reads the counters and the health, and does not keep the connection open. Give it to a metrics exporter.
+    #[must_use]
+    pub fn monitor(&self) -> Monitor {
+        Monitor::new(self.shared())
     }
 
     /// Returns the address that the connection leads to: that of the broker's node, or of a proxy in front of it. After a loss, it
