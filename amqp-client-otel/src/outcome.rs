@@ -43,13 +43,6 @@ pub(crate) const fn of_processing(how: Settled) -> Option<&'static str> {
         Settled::Rejected { .. } => Some("rejected"),
         Settled::Dropped => Some("dropped"),
         Settled::Panicked { .. } => Some("panicked"),
-        _ => of_settling(how),
-    }
-}
-
-/// Returns the reason why settling had no effect.
-pub(crate) const fn of_settling(how: Settled) -> Option<&'static str> {
-    match how {
         Settled::Stale => Some("stale"),
         Settled::ChannelClosed => Some("channel_closed"),
         _ => None,

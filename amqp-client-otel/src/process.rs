@@ -96,7 +96,7 @@ impl Handling {
         Some(Self { shared: shared.clone(), origin, context, processes, start: Instant::now() })
     }
 
-    fn settle_span(&self, operation: Operation, how: Settled) {
+    fn settle_span(&self, operation: Operation) {
         let (origin, shared) = (&self.origin, &self.shared);
         let mut attributes = shared.attributes(operation, &origin.destination(), None);
         attributes.push(KeyValue::new(DELIVERY_TAG, origin.tag));
@@ -104,10 +104,6 @@ impl Handling {
         let name = &origin.destination;
         let mut span =
             shared.start(operation, SpanKind::Client, name, attributes, created, &self.context);
-        if let Some(error) = outcome::of_settling(how) {
-            span.set_attribute(KeyValue::new(ERROR_TYPE, error));
-            span.set_status(Status::error("settling had no effect"));
-        }
         span.end();
     }
 }
@@ -121,7 +117,7 @@ impl Processing for Handling {
             _ => None,
         };
         if let Some(operation) = operation.filter(|_| self.shared.options.settle_spans) {
-            self.settle_span(operation, how);
+            self.settle_span(operation);
         }
         if !self.processes {
             return;

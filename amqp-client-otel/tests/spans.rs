@@ -1,110 +1,19 @@
 //! Whole spans and metrics, on the broker of `AMQP_URL` or in memory.
 
-use amqp_client_otel::{Builder, OtelIntercept};
+mod rig;
+
 use amqp_client_tokio::{
-    Channel, Connection, ConsumeOptions, Delivery, FieldTable, Message, MessageProperties, OnLoss,
-    PublisherOptions, Queue, QueueOptions, Target, connect_target,
+    ConsumeOptions, Delivery, FieldTable, Message, MessageProperties, OnLoss, PublisherOptions,
 };
-use amqp_test_broker::Broker;
-use opentelemetry::global::BoxedTracer;
-use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry::trace::{SpanId, TraceContextExt as _, Tracer as _, TracerProvider as _};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
-use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
-use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use rig::{Rig, process_text, publish_text, text};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-
-struct Rig {
-    broker: Option<Broker>,
-    connection: Connection,
-    channel: Channel,
-    queue: Queue,
-    otel: OtelIntercept,
-    spans: InMemorySpanExporter,
-    metrics: InMemoryMetricExporter,
-    tracer: SdkTracerProvider,
-    meter: SdkMeterProvider,
-}
-
-impl Rig {
-    /// `in_memory`: the test injects faults.
-    async fn new(
-        name: &str,
-        in_memory: bool,
-        options: impl FnOnce(Builder) -> Builder,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
-        let url = std::env::var("AMQP_URL").ok().filter(|_| !in_memory);
-        let broker = if url.is_some() { None } else { Some(Broker::start()?) };
-        let url = url.or_else(|| broker.as_ref().map(Broker::uri)).ok_or("no broker")?;
-        let (spans, metrics) = (InMemorySpanExporter::default(), InMemoryMetricExporter::default());
-        let tracer = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
-        let reader = PeriodicReader::builder(metrics.clone()).build();
-        let meter = SdkMeterProvider::builder().with_reader(reader).build();
-        let builder = OtelIntercept::builder()
-            .tracer(BoxedTracer::new(Box::new(tracer.tracer("test"))))
-            .meter(meter.meter("test"));
-        let otel = options(builder).build();
-        let target: Target = url.parse()?;
-        let connection = connect_target(target.intercept(otel.clone())).await?;
-        let channel = connection.open_channel().await?;
-        let queue = channel.queue_declare(name, QueueOptions::new().exclusive(true)).await?;
-        Ok(Self { broker, connection, channel, queue, otel, spans, metrics, tracer, meter })
-    }
-
-    async fn next(&self) -> Result<Delivery, Box<dyn std::error::Error>> {
-        let mut consumer = self.queue.consume(ConsumeOptions::new()).await?;
-        Ok(consumer.next().await.ok_or("it ended")??)
-    }
-
-    /// Returns the spans that ended since the last call.
-    fn take(&self) -> Vec<SpanData> {
-        let spans = self.spans.get_finished_spans().expect("they are in memory");
-        self.spans.reset();
-        spans
-    }
-
-    /// As [`take`](Self::take), as text.
-    fn texts(&self) -> Vec<String> {
-        self.take().iter().map(text).collect()
-    }
-}
-
-/// Everything of a span but its identifiers and times.
-fn text(span: &SpanData) -> String {
-    let mut attributes: Vec<_> =
-        span.attributes.iter().map(|pair| format!("{}={}", pair.key, pair.value)).collect();
-    attributes.sort();
-    let attributes = attributes.join(" ").replace("messaging.", "");
-    let links = span.links.len();
-    let status = match &span.status {
-        opentelemetry::trace::Status::Error { .. } => "Error",
-        _ => "Unset",
-    };
-    format!("{} | {:?} | {attributes} | {links} | {status}", span.name, span.span_kind)
-}
-
-fn publish_text(key: &str, links: u32, error: Option<&str>) -> String {
-    let status = if error.is_some() { "Error" } else { "Unset" };
-    let error = error.map(|error| format!("error.type={error} ")).unwrap_or_default();
-    format!(
-        "publish amq.default | Producer | {error}destination.name={key} operation.name=publish operation.type=send \
-         rabbitmq.destination.routing_key={key} system=rabbitmq | {links} | {status}"
-    )
-}
-
-fn process_text(key: &str, links: u32, error: Option<&str>) -> String {
-    let status = if error.is_some() { "Error" } else { "Unset" };
-    let error = error.map(|error| format!("error.type={error} ")).unwrap_or_default();
-    format!(
-        "process {key} | Consumer | {error}destination.name={key} operation.name=process operation.type=process \
-         rabbitmq.destination.routing_key={key} rabbitmq.message.delivery_tag=1 system=rabbitmq | {links} | {status}"
-    )
-}
 
 fn with_header(
     body: &'static str,
