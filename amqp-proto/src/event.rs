@@ -131,6 +131,13 @@ pub enum ChannelEvent {
         /// The message.
         returned: Box<Returned>,
     },
+    /// The server requeues deliveries, because this side requested that ([`BasicRecover`](crate::method::BasicRecover)), and delivers
+    /// them again under other tags. This event is emitted at the request, before each delivery that arrives between the request and
+    /// its reply, and before the reply. Deliveries that need no acknowledgement are not affected.
+    Requeued {
+        /// The last of them. All earlier deliveries of the channel were settled, or are requeued as well.
+        last: DeliveryTag,
+    },
     /// The broker pauses (false) or resumes publishing on this channel. The reply was sent automatically.
     Flow {
         /// True if messages may be published.

@@ -147,10 +147,14 @@ impl Channel {
         })
     }
 
-    /// Requests redelivery of all unacknowledged deliveries of the channel (`basic.recover` with `requeue`). The earlier deliveries
-    /// become stale: settling them is `Ok` and does nothing, see [`Delivery::ack`].
+    /// Requests redelivery of all unacknowledged deliveries of the channel (`basic.recover` with `requeue`). The earlier deliveries,
+    /// and those that arrive before the reply, become stale: settling them is `Ok` and does nothing, see [`Delivery::ack`]. Consumers
+    /// do not return stale deliveries. Deliveries that need no acknowledgement are not affected.
     pub fn basic_recover(&self) -> Reply<()> {
-        self.request(Ok::<_, CallError>(BasicRecover { requeue: true }))
+        let reply = self.request(Ok::<_, CallError>(BasicRecover { requeue: true }));
+        // Deliveries are stale at once, not only after the driver's next turn.
+        self.lock().dispatch();
+        reply
     }
 
     /// Acknowledges one delivery by its delivery tag (`basic.ack`). [`Delivery::ack`] is simpler; this method is for stored delivery

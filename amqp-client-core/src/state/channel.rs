@@ -46,7 +46,7 @@ pub(crate) struct ChannelState {
     pub(crate) queues: Queues,
     pub(crate) confirms: Confirms,
     pub(crate) confirming: bool,
-    /// Deliveries up to this tag were requeued, because the connection was lost.
+    /// Deliveries up to this tag were requeued: the connection was lost, or the application requested it.
     pub(crate) stale: Arc<AtomicU64>,
     pub(crate) listeners: Listeners<ChannelEvent>,
     pub(crate) on_close: OnClose<ChannelError>,
@@ -195,8 +195,15 @@ impl ChannelState {
                 self.log.interrupted(unsettled);
                 let freed = self.queues.discard_up_to(delivered);
                 *delivered_bytes = delivered_bytes.saturating_sub(freed);
+                // Recovery starts them again, like all others.
+                self.queues.iter_mut().for_each(|queue| queue.paused = false);
                 self.stale.store(delivered.get(), Ordering::Release);
                 self.emit(&ChannelEvent::Interrupted(error), now, wake);
+            }
+            Event::Requeued { last } => {
+                let freed = self.queues.discard_up_to(last);
+                *delivered_bytes = delivered_bytes.saturating_sub(freed);
+                self.stale.store(last.get(), Ordering::Release);
             }
             Event::ConsumerFailed { consumer, error } => {
                 let Some(queue) = self.queues.get(consumer) else {

@@ -197,8 +197,6 @@ impl Queue {
             *bytes = bytes.saturating_sub(if stays { 0 } else { delivery.size() });
             stays
         });
-        // Recovery starts it again, like all others.
-        self.paused = false;
         // The remaining deliveries may be copied once more, which is rare.
         self.detached = (0, 0);
         before - self.bytes

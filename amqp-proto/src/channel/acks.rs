@@ -67,19 +67,36 @@ enum AckState {
     Settled,
 }
 
+/// What becomes of a delivery that arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// It can be settled.
+    Waits,
+    /// The peer requeues it, because of a `basic.recover` without a reply yet.
+    Requeued,
+    /// Its tag does not follow the earlier ones.
+    OutOfOrder,
+}
+
 impl Unsettled {
-    /// Records a delivery. Returns false if its tag does not follow the earlier ones.
-    pub(crate) fn delivered(&mut self, tag: u64) -> bool {
+    /// Records a delivery.
+    pub(crate) fn delivered(&mut self, tag: u64) -> Arrival {
         if self.last >= tag {
-            return false;
+            return Arrival::OutOfOrder;
         }
         self.last = tag;
         if self.recovering == 0 {
             self.entries.push_back(Entry { tag, state: AckState::Waiting });
+            Arrival::Waits
         } else {
             self.recovered = tag;
+            Arrival::Requeued
         }
-        true
+    }
+
+    /// Returns the last delivery that the peer was asked to take back, with all before it, if there is one.
+    pub(crate) fn last_recovered(&self) -> Option<DeliveryTag> {
+        (self.recovered > 0).then_some(DeliveryTag(self.recovered))
     }
 
     /// The oldest delivery that waits.
@@ -343,7 +360,7 @@ mod tests {
     #[test]
     fn each_acknowledgement_is_sent_exactly_once_in_any_order() {
         let mut unsettled = Unsettled::default();
-        assert!((1..=9).all(|tag| unsettled.delivered(tag)));
+        assert!((1..=9).all(|tag| unsettled.delivered(tag) == Arrival::Waits));
         for tag in [1, 2, 5, 3] {
             unsettled.ack(DeliveryTag(tag)).expect("it waits");
             assert_eq!(unsettled.ack(DeliveryTag(tag)), Err(Misuse::UnknownDelivery(tag)));
@@ -366,9 +383,9 @@ mod tests {
     #[test]
     fn a_delivery_that_waits_for_ever_does_not_make_the_others_be_remembered() {
         let mut unsettled = Unsettled::default();
-        assert!(unsettled.delivered(1));
+        assert_eq!(unsettled.delivered(1), Arrival::Waits);
         for tag in 2..10_000 {
-            assert!(unsettled.delivered(tag));
+            assert_eq!(unsettled.delivered(tag), Arrival::Waits);
             unsettled.ack(DeliveryTag(tag)).expect("it waits");
             let mut sent = Vec::new();
             unsettled.flush(|ack| sent.push(ack));
@@ -384,12 +401,12 @@ mod tests {
     #[test]
     fn many_that_are_settled_at_once_behind_one_that_waits_are_not_remembered() {
         let mut unsettled = Unsettled::default();
-        assert!((1..=1000).all(|tag| unsettled.delivered(tag)));
+        assert!((1..=1000).all(|tag| unsettled.delivered(tag) == Arrival::Waits));
         (2..=1000).for_each(|tag| unsettled.ack(DeliveryTag(tag)).expect("it waits"));
         assert_eq!(flushed(&mut unsettled).len(), 999);
         assert!(unsettled.entries.len() <= 2 * COMPACT_FROM);
         // Rejected deliveries are counted until they are removed.
-        assert!((1001..=1003).all(|tag| unsettled.delivered(tag)));
+        assert!((1001..=1003).all(|tag| unsettled.delivered(tag) == Arrival::Waits));
         for tag in [1002, 1001, 1] {
             unsettled.settle(DeliveryTag(tag)).expect("it waits");
         }

@@ -82,6 +82,9 @@ impl Channel<'_> {
         self.outbound.send(self.state.id.0, &request)?;
         let id = id.unwrap_or_else(|| self.outbound.next_request());
         let effect = self.state.started(id, request, answered);
+        if matches!(effect, Effect::Recover) {
+            self.state.report_requeued(self.outbound);
+        }
         if let (Effect::Cancel { tag, consumer: Some(consumer) }, false) = (&effect, answered) {
             self.state.give_up(self.outbound, tag, *consumer);
         }
@@ -330,6 +333,7 @@ impl Channel<'_> {
         self.check_open()?;
         self.flush_acks();
         self.state.unsettled.recover(false);
+        self.state.report_requeued(self.outbound);
         self.outbound.send_small(self.state.id.0, &BasicRecoverAsync { requeue });
         Ok(())
     }

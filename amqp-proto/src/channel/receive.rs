@@ -1,7 +1,7 @@
 use alloc::boxed::Box;
 use bytes::Bytes;
 
-use super::acks::Settlement;
+use super::acks::{Arrival, Settlement};
 use super::consumers::Consumer;
 use super::equals::Attribution;
 use super::fingerprint::Head;
@@ -359,7 +359,11 @@ impl ChannelState {
                     self.release_held(outbound, found.id)?;
                 }
             }
-            Effect::Recover => self.unsettled.recovered(),
+            Effect::Recover => {
+                self.unsettled.recovered();
+                // Once more: deliveries that arrived since the request may wait for the application.
+                self.report_requeued(outbound);
+            }
             Effect::Get { .. } | Effect::None => {}
         }
         if emitted {
@@ -423,7 +427,7 @@ impl ChannelState {
         confirms.returned(head.body(&returned.body), returned)
     }
 
-    fn note_delivery(&mut self, outbound: &Outbound, tag: u64, no_ack: bool) -> Received {
+    fn note_delivery(&mut self, outbound: &mut Outbound, tag: u64, no_ack: bool) -> Received {
         let bad = Violation::BadDeliveryTag { channel: self.id, tag };
         if tag > MAX_DELIVERY_TAG {
             return Err(bad.into());
@@ -433,10 +437,22 @@ impl ChannelState {
         }
         // An acknowledgement counts as a reply, too, although the application issues it.
         outbound.check_replies()?;
-        if self.unsettled.delivered(tag) {
-            return Ok(());
+        match self.unsettled.delivered(tag) {
+            Arrival::Waits => Ok(()),
+            Arrival::Requeued => {
+                self.report_requeued(outbound);
+                Ok(())
+            }
+            Arrival::OutOfOrder => Err(bad.into()),
         }
-        Err(bad.into())
+    }
+
+    /// Reports which deliveries the peer requeues because of a `basic.recover`.
+    #[cold]
+    pub(super) fn report_requeued(&self, outbound: &mut Outbound) {
+        if let Some(last) = self.unsettled.last_recovered() {
+            outbound.emit(self.id, ChannelEvent::Requeued { last });
+        }
     }
 
     /// Requeues messages that nobody waits for any more. That is no fault of the message.

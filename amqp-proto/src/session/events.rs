@@ -149,6 +149,7 @@ impl Session {
                 let seq = publish.get();
                 self.context.budget.freed(|discard| record.kept.give_up(seq, discard));
             }
+            ChannelEvent::Requeued { last } => *last = record.tags.own(*last),
             ChannelEvent::ConsumerEnded { consumer } => {
                 record.cancelling.remove(consumer);
             }
