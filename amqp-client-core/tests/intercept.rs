@@ -349,6 +349,53 @@ fn a_panic_in_one_scope_leaves_the_scope_of_the_other() {
     }
 }
 
+/// Has a scope that panics when it is entered.
+struct PanicsInScope;
+
+impl Intercept for PanicsInScope {
+    fn deliver(&self, _: &proto::Delivery, _: Source<'_>) -> Option<Box<dyn Processing>> {
+        Some(Box::new(Self))
+    }
+}
+
+impl Processing for PanicsInScope {
+    fn settled(self: Box<Self>, _: Settled) {}
+
+    fn scope(&self) -> Option<Arc<dyn Scope>> {
+        Some(Arc::new(Self))
+    }
+}
+
+impl Scope for PanicsInScope {
+    fn enter(&self, _: &mut dyn FnMut()) {
+        panic!("it panics before the handler")
+    }
+}
+
+#[test]
+fn a_scope_that_panics_when_it_is_entered_leaves_the_scope_of_the_other() {
+    let notes = Notes::default();
+    let outer = Config::default().intercept(PanicsInScope).intercept(notes.clone());
+    let inner = Config::default().intercept(notes.clone()).intercept(PanicsInScope);
+    for config in [outer, inner] {
+        let mut rig = ClientRig::new(config);
+        let channel = rig.open_channel();
+        let mut consumer = rig.consume(&channel);
+        rig.peer.deliver(channel.id(), consumer.tag(), 1, b"body");
+        rig.answer_all();
+        let delivery = consumer.try_next().expect("it was delivered");
+        notes.take();
+        delivery.scope().run(|| notes.note("handler"));
+        assert_eq!(notes.take(), ["enter 1", "handler", "leave 1"]);
+        // A panic of the handler still reaches its caller.
+        let scope = delivery.scope();
+        let panicked = catch_unwind(AssertUnwindSafe(|| scope.run(|| panic!("the handler"))));
+        panicked.expect_err("it propagates");
+        assert_eq!(notes.take(), ["enter 1", "leave 1"]);
+        delivery.ack().expect("it waits");
+    }
+}
+
 /// Fills the headers of each message.
 struct Fills(Arc<Mutex<Vec<Result<(), HeaderError>>>>);
 

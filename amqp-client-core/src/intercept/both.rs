@@ -123,6 +123,20 @@ impl Processing for Both<Box<dyn Processing>> {
 
 impl Scope for Both<Arc<dyn Scope>> {
     fn enter(&self, run: &mut dyn FnMut()) {
-        self.0.enter(&mut || self.1.enter(run));
+        enter(&*self.0, &mut || enter(&*self.1, run));
+    }
+}
+
+/// Calls `run` in a scope. If the scope panics before, or does not call it, calls `run` outside that scope: the other scope stays.
+fn enter(scope: &dyn Scope, run: &mut dyn FnMut()) {
+    let mut ran = false;
+    contained(|| {
+        scope.enter(&mut || {
+            ran = true;
+            run();
+        });
+    });
+    if !ran {
+        run();
     }
 }
