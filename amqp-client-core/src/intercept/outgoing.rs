@@ -28,7 +28,8 @@ pub enum HeaderError {
     /// The message's own headers are malformed.
     #[error("the headers of the message are malformed")]
     Malformed(#[source] DecodeError),
-    /// With the header, the properties would not fit into a frame, and the message could not be sent.
+    /// With the header, the properties would not fit into a frame, and the message could not be sent. Before the first connection,
+    /// the size of frames is not known. Then the limit is that of the smallest frame that a broker may require, 4096 bytes.
     #[error("the properties would take {size} bytes, and a frame has room for {limit}")]
     NoRoom {
         /// Size of the properties with the header, in bytes.

@@ -33,8 +33,8 @@ const UNREADABLE_MAX: usize = 64;
 ///
 /// A line begins with the time in UTC and the number of the transport: `2.1` is the first transport of the second connection.
 /// `->` marks a frame that was sent, `<-` one that was received. The number after the arrow is the channel. Arguments that are false, 0
-/// or empty are left out. Line breaks in texts of a peer are escaped. A line that is longer than 2000 bytes is cut, and ends with
-/// ` [..]`.
+/// or empty are left out. Line breaks in texts of a peer are escaped. A line is cut after 2000 bytes, with escapes,
+/// and then ends with ` [..]`.
 ///
 /// The lines of one read or write of the connection are written together, and then the writer is flushed. So the writer needs no
 /// buffer of its own. If the writer fails, nothing more is written, and the connection is not affected; see [`error`](Self::error). A
@@ -244,23 +244,33 @@ struct Line<'a> {
 
 impl fmt::Write for Line<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        // `Debug` escapes strings, but an error may quote a peer's text.
+        for part in text.split_inclusive(char::is_control) {
+            match part.chars().next_back().filter(|last| last.is_control()) {
+                Some(control) => {
+                    let before = part.len() - control.len_utf8();
+                    self.put(part.get(..before).unwrap_or_default())?;
+                    let escaped = control.escape_default();
+                    // An escape is not cut in the middle.
+                    self.left.checked_sub(escaped.len()).ok_or(fmt::Error)?;
+                    self.put(&escaped.to_string())?;
+                }
+                None => self.put(part)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Line<'_> {
+    /// Appends text without control characters, or the part of it that fits.
+    fn put(&mut self, text: &str) -> fmt::Result {
         let mut end = text.len().min(self.left);
         while !text.is_char_boundary(end) {
             end -= 1;
         }
         let (fits, rest) = text.split_at(end);
-        // `Debug` escapes strings, but an error may quote a peer's text.
-        for part in fits.split_inclusive(char::is_control) {
-            match part.chars().next_back().filter(|last| last.is_control()) {
-                Some(control) => {
-                    let before = part.len() - control.len_utf8();
-                    let before = part.get(..before).unwrap_or_default();
-                    self.out.extend_from_slice(before.as_bytes());
-                    self.out.extend_from_slice(control.escape_default().to_string().as_bytes());
-                }
-                None => self.out.extend_from_slice(part.as_bytes()),
-            }
-        }
+        self.out.extend_from_slice(fits.as_bytes());
         self.left -= end;
         if rest.is_empty() { Ok(()) } else { Err(fmt::Error) }
     }
@@ -326,6 +336,10 @@ mod tests {
         assert!(write!(line, "a\nb\u{85}c\u{e9}").is_ok());
         assert!(write!(line, "{}", "\u{e9}".repeat(20)).is_err());
         let text = String::from_utf8(out).expect("no character is cut");
-        assert_eq!(text, format!("a\\nb\\u{{85}}c{}", "\u{e9}".repeat(7)));
+        // 11 bytes with escapes, and four letters of two bytes.
+        assert_eq!(text, format!("a\\nb\\u{{85}}c{}", "\u{e9}".repeat(4)));
+        let (mut out, controls) = (Vec::new(), "\u{85}".repeat(20));
+        assert!(write!(Line { left: 20, out: &mut out }, "{controls}").is_err());
+        assert_eq!(out, br"\u{85}\u{85}\u{85}", "no escape is cut");
     }
 }
