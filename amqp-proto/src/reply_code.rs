@@ -47,7 +47,7 @@ reply_codes! {
     NO_ROUTE = 312;
     /// No consumer could take an immediate message at once.
     NO_CONSUMERS = 313;
-    /// An operator closed the connection.
+    /// The broker was made to close the connection: its node shuts down, or an operator closed it.
     CONNECTION_FORCED = 320, hard;
     /// The virtual host is unknown.
     INVALID_PATH = 402, hard;

@@ -17,7 +17,7 @@ use crate::{DecodeError, DecodeErrorKind, FieldError, ReplyCode, SaslError};
 /// # use amqp_proto::{ConnectionError, ReplyCode};
 /// # fn example(error: &ConnectionError) {
 /// if error.reply_code() == Some(ReplyCode::CONNECTION_FORCED) {
-///     println!("an operator closed the connection: {error}");
+///     println!("the broker was made to close the connection: {error}");
 /// }
 /// # }
 /// ```

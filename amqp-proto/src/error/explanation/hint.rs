@@ -88,7 +88,7 @@ impl Explanation {
             Self::CredentialsExpired => "connect with new credentials",
             Self::NotSupported { .. } => "check the type of the queue",
             Self::ShuttingDown => "connect again later, or to another node",
-            Self::ClosedByOperator { .. } => return None,
+            Self::ClosedByOperator | Self::ConnectionForced { .. } => return None,
         })
     }
 }

@@ -202,9 +202,12 @@ pub enum Explanation {
     },
     /// The node shuts down, or was put into maintenance mode.
     ShuttingDown,
-    /// An operator closed the connection.
-    ClosedByOperator {
-        /// The operator's reason.
+    /// An operator closed the connection in the management interface, and has given no reason.
+    ClosedByOperator,
+    /// The broker was made to close the connection (320). The reason can be an operator's own words, or name what happened to the
+    /// user or the virtual host.
+    ConnectionForced {
+        /// The reason.
         why: String,
     },
 }
@@ -326,7 +329,7 @@ impl Close {
         let mut explanation = match parse::text(text) {
             Some(explanation) => explanation,
             None if self.reply_code == ReplyCode::CONNECTION_FORCED => {
-                Explanation::ClosedByOperator { why: text.into() }
+                Explanation::ConnectionForced { why: text.into() }
             }
             None => return None,
         };

@@ -245,6 +245,11 @@ fn connection(text: &str) -> Option<Explanation> {
     {
         return Some(Explanation::ShuttingDown);
     }
+    // The management interface has this text if the operator gives none. The text of `rabbitmqctl close_connection` is always the
+    // operator's own, so it cannot be recognized.
+    if text == "Closed via management plugin" {
+        return Some(Explanation::ClosedByOperator);
+    }
     (text == "credential expired").then_some(Explanation::CredentialsExpired)
 }
 

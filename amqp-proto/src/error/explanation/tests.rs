@@ -271,12 +271,17 @@ fn each_reason_that_needs_action_has_one_short_hint() {
     let text = "connection closed by the peer: 404 NOT_FOUND: no queue 'q' in vhost '/'; declare it first, or check the name \
                 and the virtual host";
     assert_eq!(closed.to_string(), text);
-    let operator = close(ReplyCode::CONNECTION_FORCED, "CONNECTION_FORCED - upgrade");
-    assert_eq!(
-        operator.explanation(),
-        Some(Explanation::ClosedByOperator { why: "upgrade".into() })
-    );
-    assert_eq!(operator.hint(), None);
+    // Anybody can have made the broker close it, not only an operator.
+    for why in ["upgrade", "user 'u' is deleted", ""] {
+        let text = format!("CONNECTION_FORCED - {why}");
+        let forced = close(ReplyCode::CONNECTION_FORCED, &text);
+        let expected = Explanation::ConnectionForced { why: why.into() };
+        assert_eq!((forced.explanation(), forced.hint()), (Some(expected), None));
+    }
+    let text = "CONNECTION_FORCED - Closed via management plugin";
+    let operator = close(ReplyCode::CONNECTION_FORCED, text);
+    let expected = Some(Explanation::ClosedByOperator);
+    assert_eq!((operator.explanation(), operator.hint()), (expected, None));
     let failed = close(ReplyCode::INTERNAL_ERROR, "INTERNAL_ERROR");
     assert_eq!(failed.hint(), Some("the broker's log has the details"));
     let own = Close { by: Initiator::Local, ..closed };
