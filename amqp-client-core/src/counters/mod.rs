@@ -11,16 +11,22 @@ use std::time::Duration;
 /// Defines the counters once, for the struct, for sums, and for programs that export all of them.
 macro_rules! counters {
     (
-        $(#[$doc:meta])* pub struct Counters { $($(#[$own:meta])* $name:ident,)* }
-        $($(#[$other:meta])* $field:ident: $type:ty,)*
+        $(#[$doc:meta])* pub struct Counters { $($(#[doc = $own:literal])* $name:ident,)* }
+        $($(#[doc = $other:literal])* $field:ident: $type:ty,)*
     ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct Counters {
-            $($(#[$own])* pub $name: u64,)*
-            $($(#[$other])* pub $field: $type,)*
+            $($(#[doc = $own])* pub $name: u64,)*
+            $($(#[doc = $other])* pub $field: $type,)*
         }
+
+        /// The names of all fields, and their docs.
+        const DOCS: &[(&str, &str)] = &[
+            $((stringify!($name), concat!($($own),*)),)*
+            $((stringify!($field), concat!($($other),*)),)*
+        ];
 
         /// The counters of a channel that are numbers. The times are separate, because most closed channels have none.
         #[derive(Debug, Clone, Copy, Default)]
@@ -138,7 +144,7 @@ counters! {
         /// Deliveries that were returned to the broker to be requeued: by the application, or by the client because the application dropped
         /// or never took them.
         requeued,
-        /// Calls that settled nothing, because the broker had requeued the delivery already; see [`Delivery::ack`](crate::Delivery::ack).
+        /// Calls that settled nothing, because the broker had requeued the delivery already. See [`Delivery::ack`](crate::Delivery::ack).
         stale,
         /// Requests made on channels, such as declarations. Includes requests without a reply, and requests that failed.
         requests,

@@ -1,7 +1,7 @@
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-use super::{Counters, Histogram};
+use super::{Counters, DOCS, Histogram};
 
 /// The counters of one or several connections in Prometheus' text format, for the reply to a scrape.
 ///
@@ -82,20 +82,24 @@ impl fmt::Display for PrometheusText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The format requires that all lines of a metric follow one another, so the outer loop goes over the metrics.
         for (index, (name, _)) in Counters::default().iter().enumerate() {
-            writeln!(f, "# TYPE amqp_client_{name}_total counter")?;
+            begin(f, &format!("{name}_total"), name, "counter")?;
             for (labels, counters) in &self.connections {
                 let value = counters.iter().nth(index).map_or(0, |(_, value)| value);
                 line(f, &format!("{name}_total"), labels, value)?;
             }
         }
         let blocked = "blocked_seconds_total";
-        writeln!(f, "# TYPE amqp_client_{blocked} counter")?;
+        begin(f, blocked, "blocked_time", "counter")?;
         for (labels, counters) in &self.connections {
             line(f, blocked, labels, counters.blocked_time.as_secs_f64())?;
         }
-        self.histograms(f, "confirm_seconds", |counters| &counters.confirm_times)?;
-        self.histograms(f, "process_seconds", |counters| &counters.process_times)?;
-        self.histograms(f, "request_seconds", |counters| &counters.request_times)
+        self.histograms(f, ("confirm_seconds", "confirm_times"), |counters| {
+            &counters.confirm_times
+        })?;
+        self.histograms(f, ("process_seconds", "process_times"), |counters| {
+            &counters.process_times
+        })?;
+        self.histograms(f, ("request_seconds", "request_times"), |counters| &counters.request_times)
     }
 }
 
@@ -103,15 +107,40 @@ impl PrometheusText {
     fn histograms(
         &self,
         f: &mut fmt::Formatter<'_>,
-        name: &str,
+        (name, field): (&str, &str),
         times: impl Fn(&Counters) -> &Histogram,
     ) -> fmt::Result {
-        writeln!(f, "# TYPE amqp_client_{name} histogram")?;
+        begin(f, name, field, "histogram")?;
         for (labels, counters) in &self.connections {
             histogram(f, name, labels, times(counters))?;
         }
         Ok(())
     }
+}
+
+/// Begins a metric, with the first sentence of the docs of its field.
+fn begin(f: &mut fmt::Formatter<'_>, name: &str, field: &str, kind: &str) -> fmt::Result {
+    let docs = DOCS.iter().find(|(other, _)| *other == field).map_or("", |(_, docs)| docs);
+    writeln!(f, "# HELP amqp_client_{name} {}", first_sentence(docs))?;
+    writeln!(f, "# TYPE amqp_client_{name} {kind}")
+}
+
+/// Returns the first sentence of docs, without the marks of Markdown.
+fn first_sentence(docs: &str) -> String {
+    let sentence = docs.split_once(". ").map_or(docs, |(first, _)| first);
+    let mut text = String::new();
+    let mut rest = sentence.trim().trim_end_matches('.');
+    while let Some((before, link)) = rest.split_once('[') {
+        text.push_str(before);
+        // `[shown](target)`
+        let (shown, target) = link.split_once(']').unwrap_or((link, ""));
+        text.push_str(shown);
+        let behind = target.strip_prefix('(').and_then(|target| target.split_once(')'));
+        rest = behind.map_or(target, |(_, behind)| behind);
+    }
+    text.push_str(rest);
+    text.push('.');
+    text.replace('`', "")
 }
 
 fn histogram(
@@ -188,6 +217,26 @@ mod tests {
         runs.dedup();
         let counted: Vec<_> = runs.iter().filter(|name| name.ends_with("_total")).collect();
         assert_eq!(counted.len(), counted.iter().collect::<BTreeSet<_>>().len());
+    }
+
+    #[test]
+    fn each_metric_has_one_sentence_of_help() {
+        let text = PrometheusText::new().add(&[], &Counters::default()).to_string();
+        let lines: Vec<_> = text.lines().collect();
+        let mut metrics = 0;
+        for pair in lines.windows(2) {
+            let Some(metric) = pair[1].strip_prefix("# TYPE ") else { continue };
+            let (name, _) = metric.split_once(' ').expect("a type follows");
+            let help = pair[0].strip_prefix(&format!("# HELP {name} ")).expect("help precedes");
+            assert!(help.len() > 10 && help.ends_with('.'), "{help}");
+            assert!(!help.contains(['[', ']', '`', '\\']) && !help.contains(". "), "{help}");
+            metrics += 1;
+        }
+        // The time for which the broker blocked publishing, and three histograms.
+        assert_eq!(metrics, Counters::default().iter().count() + 4);
+        let failed = "# HELP amqp_client_publish_failed_total Publishes that failed with a PublishError: the message was not \
+                      sent.";
+        assert!(lines.contains(&failed), "{text}");
     }
 
     #[test]
