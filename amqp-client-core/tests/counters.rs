@@ -240,6 +240,30 @@ fn each_action_is_counted_once() {
 }
 
 #[test]
+fn each_published_message_has_one_outcome_although_its_return_is_not_recognized() {
+    let mut rig = ClientRig::new(Config::default());
+    let channel = rig.open_channel();
+    let publisher = channel.default_exchange().publisher(PublisherOptions::new());
+    let publisher = publisher.expect("it is open");
+    rig.turn();
+    let before = channel.counters();
+    let confirmation = rig.run(publisher.publish("key", "body")).expect("sent");
+    // Something on the way has changed the message.
+    rig.peer.give_back(channel.id(), "key", b"other");
+    rig.answer_all();
+    rig.run(confirmation).expect("confirmed");
+    let expected = [("published", 1), ("published_bytes", 4), ("confirmed", 1)];
+    assert_eq!(changed(&before, &channel.counters()), expected);
+
+    // Without confirms, the return is the only outcome.
+    let channel = rig.open_channel();
+    let before = channel.counters();
+    rig.peer.give_back(channel.id(), "key", b"body");
+    rig.answer_all();
+    assert_eq!(changed(&before, &channel.counters()), [("returned", 1)]);
+}
+
+#[test]
 fn channels_and_bytes_are_counted_for_the_connection() {
     let mut rig = ClientRig::new(Config::default());
     let channels = [rig.open_channel(), rig.open_channel()];

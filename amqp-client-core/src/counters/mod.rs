@@ -115,7 +115,8 @@ counters! {
         /// Messages that the broker refused (`basic.nack`).
         nacked,
         /// Mandatory messages that reached no queue. On a channel with confirms, a message is counted when its confirm arrives, and not in
-        /// `confirmed`.
+        /// `confirmed`. There, a return that matches no unconfirmed message is not counted: the broker or a proxy changed the message,
+        /// which then counts as `confirmed`, or the message was published before the channel selected confirms.
         returned,
         /// Messages that ended without a confirm: the connection or the channel was lost first, or the message was kept and then withdrawn,
         /// expired, or refused by a close of the channel. The broker may have accepted them or not.
@@ -180,6 +181,12 @@ counters! {
     /// Times from when the application took a delivery until its acknowledgement, rejection or requeue was handed to the transport.
     /// Includes only deliveries that the application settled. A consumer takes all messages that have arrived at once. So messages that
     /// arrived together have the same beginning: the driver's last turn before the consumer took them.
+    ///
+    /// The client does not remember which delivery was taken when, but only the first delivery that was taken at each time. With one
+    /// consumer per channel, that is exact. If several consumers share a channel, or `basic.get` is used on it, then the time of a
+    /// delivery can begin when another consumer took a later or an earlier one, and a delivery that was taken later than newer ones of
+    /// another consumer has no time. If [`ack_up_to`](crate::Delivery::ack_up_to) settles deliveries that the application has not
+    /// taken, these can be included.
     process_times: Histogram,
     /// Times from when a request was handed to the transport until its reply was read. If a request waits for a connection, its time
     /// begins when the application made it.

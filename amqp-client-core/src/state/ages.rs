@@ -38,10 +38,30 @@ struct Current {
 }
 
 impl Ages {
+    /// A consumer takes messages; `first` is the first of them. `at` is the time of the last turn.
+    #[cold]
+    pub(crate) fn taken(&mut self, first: u64, at: Option<Instant>) {
+        if self.runs.back().is_none_or(|(last, _)| first >= *last) {
+            return self.begin(first, at);
+        }
+        // If several consumers share a channel, one may take older messages later than another took newer ones. Nothing says which
+        // of the messages between these two are whose. So they are not timed: the time of an earlier run would be wrong.
+        let next = self.runs.partition_point(|(number, _)| *number < first);
+        let is_full = self.runs.len() >= RUNS_MAX;
+        match self.runs.get_mut(next) {
+            Some((number, at)) if *number == first => *at = None,
+            _ if !is_full => self.runs.insert(next, (first, None)),
+            // The other messages of that run lose their time as well, which is rare.
+            _ => self.runs.range_mut(..next).next_back().into_iter().for_each(|(_, at)| *at = None),
+        }
+        // The run in use may be the one that was cut. The next message looks it up again.
+        self.current.length = 0;
+    }
+
     /// Begins a run with the message `number`. If `at` is `None`, its time is that of the next [`turn`](Self::turn).
     #[cold]
     pub(crate) fn begin(&mut self, number: u64, at: Option<Instant>) {
-        // If two consumers share a channel, one may take older messages later than the other. These belong to an earlier run.
+        // Messages that are sent again after a loss belong to the run in which they were sent first.
         if self.runs.back().is_some_and(|(first, last)| number <= *first || *last == at) {
             return;
         }
@@ -157,6 +177,28 @@ mod tests {
         assert!(ages.end(151));
         assert!(ages.end(50));
         assert_eq!(flushed(&mut ages, began + 5 * SECOND), (3, 4 + 1 + 5));
+    }
+
+    #[test]
+    fn messages_that_are_taken_later_than_newer_ones_get_no_older_time() {
+        let (mut ages, began) = (Ages::default(), Instant::now());
+        ages.taken(1, Some(began));
+        ages.taken(10, Some(began + SECOND));
+        assert!(ages.end(2), "it belongs to the first run");
+        ages.taken(5, Some(began + 2 * SECOND));
+        // Of these, 4 belongs to the first run, 5 and 9 to nobody knows which, and 11 to the second run.
+        for number in [4, 5, 9, 11] {
+            ages.end(number);
+        }
+        assert_eq!(flushed(&mut ages, began + 3 * SECOND), (3, 3 + 3 + 2));
+        // The same message once more, and more than can be remembered.
+        ages.taken(5, Some(began + 3 * SECOND));
+        for first in (0..2000).rev() {
+            ages.taken(20 + first, Some(began + u32::try_from(first).expect("small") * SECOND));
+        }
+        assert!(ages.runs.len() <= RUNS_MAX);
+        ages.end(20);
+        assert_eq!(flushed(&mut ages, began + 4000 * SECOND), (0, 0));
     }
 
     #[test]

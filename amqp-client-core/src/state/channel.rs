@@ -144,6 +144,8 @@ impl ChannelState {
                 self.listeners.emit(&event, wake);
                 match publish {
                     Some(publish) => self.confirms.returned(publish, returned),
+                    // With confirms, the message is counted when its confirm arrives.
+                    None if proto.channel(self.id).is_ok_and(|own| own.is_confirming()) => {}
                     // Without confirms, this is its only outcome.
                     None => self.tally.counters.returned += 1,
                 }

@@ -34,7 +34,7 @@ impl Tally {
 
     /// The application takes messages; `first` is the first of them. It can settle them from now on.
     pub(crate) fn taken(&mut self, first: &Delivery, now: Option<Instant>) {
-        self.ages.begin(first.delivery_tag().get(), now);
+        self.ages.taken(first.delivery_tag().get(), now);
     }
 
     /// A message was fetched.
