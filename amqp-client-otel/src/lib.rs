@@ -66,81 +66,54 @@
 //! [`OtelIntercept::observe`] exports the counters of a connection, and its state, as metrics. [`OtelIntercept::log_events`] creates a
 //! span for each outage and for each time that the broker blocks publishing, with the failed attempts as events.
 //!
+//! # Without OpenTelemetry
+//! The feature `tracing` adds `TracingIntercept`: the same spans through the crate `tracing`, and the same headers. With
+//! `default-features = false`, the crate then does not depend on OpenTelemetry.
+//!
 //! # Exporters
 //! The task that drives the connection ends spans of confirmed messages. Use a batch span processor: an exporter that blocks would
 //! delay all messages.
 
+#[cfg(feature = "opentelemetry")]
 mod builder;
+#[cfg(feature = "opentelemetry")]
 mod connection;
+#[cfg(any(feature = "opentelemetry", feature = "tracing"))]
+#[cfg_attr(
+    not(feature = "opentelemetry"),
+    allow(dead_code, unreachable_pub, reason = "spans of `tracing` have fewer attributes")
+)]
 mod conventions;
+#[cfg(any(feature = "opentelemetry", feature = "tracing"))]
+#[cfg_attr(
+    not(feature = "opentelemetry"),
+    allow(dead_code, unreachable_pub, reason = "spans of `tracing` have fewer attributes")
+)]
 mod destination;
+#[cfg(feature = "opentelemetry")]
+mod intercept;
+#[cfg(any(feature = "opentelemetry", feature = "tracing"))]
 mod outcome;
+#[cfg(feature = "opentelemetry")]
 mod process;
+#[cfg(feature = "opentelemetry")]
 mod propagation;
+#[cfg(feature = "opentelemetry")]
 mod publish;
+#[cfg(feature = "opentelemetry")]
 mod shared;
+#[cfg(any(feature = "opentelemetry", feature = "tracing"))]
+mod trace_parent;
+#[cfg(feature = "tracing")]
+mod tracing;
 
+#[cfg(feature = "tracing")]
+pub use crate::tracing::TracingIntercept;
+#[cfg(feature = "opentelemetry")]
 pub use builder::Builder;
+#[cfg(feature = "opentelemetry")]
 pub use destination::Destination;
+#[cfg(feature = "opentelemetry")]
+pub use intercept::OtelIntercept;
+#[cfg(feature = "opentelemetry")]
 pub use process::ProcessBatch;
-
-use std::sync::Arc;
-
-use amqp_client_core::intercept::{
-    Intercept, OutgoingMessage, Processing, PublishBatch, Published, Source,
-};
-use amqp_client_core::proto::{Delivery, RawProperties};
-
-use shared::Shared;
-
-/// Creates spans and metrics for the messages of a connection; see the [crate](self). Clones share everything.
-#[derive(Debug, Clone)]
-pub struct OtelIntercept(Arc<Shared>);
-
-impl OtelIntercept {
-    /// Returns a builder with the defaults.
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
-    /// Starts one `process` span for several deliveries, with a link to the context of each. If you use this, switch off the
-    /// [spans of single deliveries](Builder::process_spans).
-    ///
-    /// ```
-    /// # use amqp_client_otel::OtelIntercept;
-    /// # use amqp_client_core::proto::RawProperties;
-    /// # let otel = OtelIntercept::builder().process_spans(false).build();
-    /// # let properties_of_batch = [RawProperties::EMPTY];
-    /// let mut span = otel.process_batch("rows", properties_of_batch);
-    /// let saved: Result<(), std::io::Error> = {
-    ///     let _current = span.context().clone().attach();
-    ///     // Save the rows here.
-    ///     Ok(())
-    /// };
-    /// if saved.is_err() {
-    ///     span.fail("database");
-    /// }
-    /// ```
-    pub fn process_batch(
-        &self,
-        queue: impl AsRef<[u8]>,
-        messages: impl IntoIterator<Item = RawProperties>,
-    ) -> ProcessBatch {
-        ProcessBatch::start(&self.0, queue.as_ref(), messages.into_iter())
-    }
-}
-
-impl Intercept for OtelIntercept {
-    fn publish(&self, message: &mut OutgoingMessage<'_>) -> Option<Box<dyn Published>> {
-        Some(Box::new(publish::Publishing::start(&self.0, message)))
-    }
-
-    fn publish_all(&self, to: &OutgoingMessage<'_>) -> Option<Box<dyn PublishBatch>> {
-        Some(Box::new(publish::Batch::start(&self.0, to)))
-    }
-
-    fn deliver(&self, delivery: &Delivery, from: Source<'_>) -> Option<Box<dyn Processing>> {
-        let handling = process::Handling::start(&self.0, delivery, from)?;
-        Some(Box::new(handling))
-    }
-}

@@ -4,6 +4,9 @@ use amqp_client_core::ConfirmError;
 use amqp_client_core::PublishError;
 use amqp_client_core::intercept::{PublishOutcome, Settled};
 
+/// The error of a publish whose observer was dropped: its future was dropped, or the handles of its channel.
+pub(crate) const ABANDONED: &str = "abandoned";
+
 /// Returns the type and the text of a failure.
 pub(crate) fn of_publish(outcome: PublishOutcome<'_>) -> Option<(&'static str, String)> {
     match outcome {

@@ -1,22 +1,24 @@
 //! W3C Trace Context and Baggage in the headers of a message.
 
 use amqp_client_core::intercept::OutgoingMessage;
-use amqp_client_core::proto::{FieldError, FieldTable, RawProperties, Value};
+use amqp_client_core::proto::{FieldError, FieldTable, RawProperties};
 use opentelemetry::Context;
 use opentelemetry::baggage::{BaggageExt as _, BaggageMetadata, KeyValueMetadata};
 use opentelemetry::trace::{
     SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
 };
 
-const TRACEPARENT: &str = "traceparent";
-const TRACESTATE: &str = "tracestate";
+use crate::trace_parent::{TRACEPARENT, TRACESTATE, TraceParent, header};
+
 const BAGGAGE: &str = "baggage";
 /// The size that W3C Baggage requires to be propagated. More is ignored.
 const BAGGAGE_MAX: usize = 8192;
 
 /// Returns the trace context in the headers, if there is a valid one.
 pub(crate) fn extract(properties: &RawProperties) -> Option<SpanContext> {
-    let (trace, span, flags) = parse(&header(properties, TRACEPARENT)?)?;
+    let TraceParent { trace, span, sampled } = TraceParent::of(properties)?;
+    let (trace, span) = (TraceId::from(trace), SpanId::from(span));
+    let flags = if sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
     let state = header(properties, TRACESTATE).and_then(|state| state.trim().parse().ok());
     Some(SpanContext::new(trace, span, flags, true, state.unwrap_or(TraceState::NONE)))
 }
@@ -41,8 +43,12 @@ fn headers(
     let mut headers = FieldTable::new();
     // The message may have a context already, which is kept.
     if span.is_valid() && extract(present).is_none() {
-        let (trace, id, flags) = (span.trace_id(), span.span_id(), span.trace_flags().to_u8() & 1);
-        headers = headers.with(TRACEPARENT, format!("00-{trace}-{id}-{flags:02x}").as_str())?;
+        let parent = TraceParent {
+            trace: u128::from_be_bytes(span.trace_id().to_bytes()),
+            span: u64::from_be_bytes(span.span_id().to_bytes()),
+            sampled: span.is_sampled(),
+        };
+        headers = headers.with(TRACEPARENT, parent.to_string().as_str())?;
         let state = span.trace_state().header();
         // A state without a valid parent is not that of this trace.
         if !state.is_empty() || header(present, TRACESTATE).is_some() {
@@ -61,36 +67,6 @@ pub(crate) fn with_baggage(context: Context, properties: &RawProperties) -> Cont
         Some(text) if text.len() <= BAGGAGE_MAX => context.with_baggage(read_baggage(&text)),
         _ => context,
     }
-}
-
-/// Returns a header. Some clients write text as byte arrays.
-fn header(properties: &RawProperties, name: &str) -> Option<String> {
-    let bytes = match properties.header(name).ok()?? {
-        Value::LongStr(text) => text.as_bytes().to_vec(),
-        Value::ByteArray(bytes) => bytes.to_vec(),
-        _ => return None,
-    };
-    String::from_utf8(bytes).ok()
-}
-
-/// Parses a `traceparent`, of this or of a later version.
-fn parse(text: &str) -> Option<(TraceId, SpanId, TraceFlags)> {
-    let text = text.trim();
-    let mut parts = text.split('-');
-    let [version, trace, span, flags] =
-        [(); 4].map(|()| parts.next().filter(|part| is_lower_hex(part)));
-    let (version, trace, span, flags) = (version?, trace?, span?, flags?);
-    let sizes = [version.len(), trace.len(), span.len(), flags.len()];
-    if sizes != [2, 32, 16, 2] || version == "ff" || (version == "00" && parts.next().is_some()) {
-        return None;
-    }
-    let (trace, span) = (TraceId::from_hex(trace).ok()?, SpanId::from_hex(span).ok()?);
-    let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()? & 1);
-    (trace != TraceId::INVALID && span != SpanId::INVALID).then_some((trace, span, flags))
-}
-
-fn is_lower_hex(text: &str) -> bool {
-    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn write_baggage(context: &Context) -> String {
@@ -153,42 +129,9 @@ fn unescaped(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{parse, read_baggage, unescaped, write_baggage};
+    use super::{read_baggage, unescaped, write_baggage};
     use opentelemetry::baggage::BaggageExt as _;
     use opentelemetry::{Context, KeyValue};
-
-    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
-    const SPAN: &str = "b7ad6b7169203331";
-
-    #[test]
-    fn trace_parents() {
-        let zero = "0".repeat(32);
-        let upper = TRACE.to_uppercase();
-        let cases = [
-            (format!("00-{TRACE}-{SPAN}-01"), Some(true)),
-            (format!(" 00-{TRACE}-{SPAN}-00 "), Some(false)),
-            // Only the first flag is known.
-            (format!("00-{TRACE}-{SPAN}-fe"), Some(false)),
-            (format!("cc-{TRACE}-{SPAN}-01-what-later-versions-add"), Some(true)),
-            (format!("00-{TRACE}-{SPAN}-01-more"), None),
-            (format!("00-{TRACE}-{SPAN}-01-"), None),
-            (format!("ff-{TRACE}-{SPAN}-01"), None),
-            (format!("00-{upper}-{SPAN}-01"), None),
-            (format!("00-{zero}-{SPAN}-01"), None),
-            (format!("00-{TRACE}-0000000000000000-01"), None),
-            (format!("00-{TRACE}-{SPAN}"), None),
-            (format!("00-{TRACE}-{SPAN}-+1"), None),
-            (format!("00-{TRACE}é-{SPAN}-01"), None),
-            (String::new(), None),
-        ];
-        for (text, sampled) in cases {
-            let parsed = parse(&text);
-            assert_eq!(parsed.map(|(.., flags)| flags.is_sampled()), sampled, "{text}");
-            if let Some((trace, span, _)) = parsed {
-                assert_eq!((trace.to_string(), span.to_string()), (TRACE.into(), SPAN.into()));
-            }
-        }
-    }
 
     #[test]
     fn baggage_is_read_as_it_was_written() {

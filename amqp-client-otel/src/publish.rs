@@ -8,7 +8,7 @@ use opentelemetry::{Context, KeyValue};
 
 use crate::conventions::{BATCH_COUNT, CREATE, ERROR_TYPE, PUBLISH};
 use crate::destination::Destination;
-use crate::outcome;
+use crate::outcome::{self, ABANDONED};
 use crate::propagation::{extract, inject};
 use crate::shared::{Shared, seconds_since};
 
@@ -16,9 +16,6 @@ fn destination<'a>(message: &OutgoingMessage<'a>) -> Destination<'a> {
     let (exchange, routing_key) = (message.exchange(), message.routing_key());
     Destination { exchange, routing_key, queue: None }
 }
-
-/// The error of a publish whose observer was dropped: its future was dropped, or the handles of its channel.
-const ABANDONED: &str = "abandoned";
 
 /// The `publish` span of one message.
 pub(crate) struct Publishing {
