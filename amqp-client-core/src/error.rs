@@ -181,8 +181,8 @@ pub enum ConfirmError {
     Nacked,
     /// The message reached no queue, and the broker returned it.
     #[error(
-        "the message reached no queue and was returned: {} {} (exchange {:?}, routing key {:?}); declare or bind the queue first",
-        .0.reply_code, .0.reply_text.escaped(), .0.exchange, .0.routing_key
+        "the message reached no queue and was returned: {} (exchange {:?}, routing key {:?}); declare or bind the queue first",
+        crate::event::ReturnReason(.0), .0.exchange, .0.routing_key
     )]
     Returned(Box<Returned>),
     /// The channel was closed before the broker sent a confirm. The broker may have the message or not.

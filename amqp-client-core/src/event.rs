@@ -266,6 +266,20 @@ impl fmt::Display for ConnectionEvent {
     }
 }
 
+/// The reason of a return: its code, and the text if that says more than the name of the code.
+pub(crate) struct ReturnReason<'a>(pub(crate) &'a Returned);
+
+impl fmt::Display for ReturnReason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(Returned { reply_code: code, reply_text: text, .. }) = self;
+        write!(f, "{code}")?;
+        if code.name().is_some_and(|name| *text == name) {
+            return Ok(());
+        }
+        write!(f, " {}", text.escaped())
+    }
+}
+
 /// A node as events display it: by its endpoint, or else by its index.
 struct Node<'a>(usize, &'a Option<Endpoint>);
 
@@ -283,8 +297,8 @@ impl fmt::Display for ChannelEvent {
         match self {
             Self::Returned(returned) => {
                 let (exchange, key) = (returned.exchange.escaped(), returned.routing_key.escaped());
-                let (code, text) = (returned.reply_code, returned.reply_text.escaped());
-                write!(f, "message to exchange '{exchange}' by '{key}' returned: {code} {text}")
+                let reason = ReturnReason(returned);
+                write!(f, "message to exchange '{exchange}' by '{key}' returned: {reason}")
             }
             Self::ConsumerLags { consumer_tag, bytes } => {
                 write!(f, "consumer '{}' lags: {bytes} bytes not taken", consumer_tag.escaped())

@@ -172,10 +172,10 @@ async fn refused_requests_are_explained() -> Outcome {
 
     let other = channel().await.queue_declare("mine", exclusive().max_length(7)).await;
     table.row("an argument differs", other, &[
-        "channel 1 closed by the peer: 406 PRECONDITION_FAILED: inequivalent arg 'x-max-length' for queue 'mine' in vhost '/': received the value '7' of type 'long' but current is none (caused by queue.declare); declare it with the same values, or delete it first"]);
+        "channel 1 closed by the peer: 406 PRECONDITION_FAILED: inequivalent arg 'x-max-length' for queue 'mine' in vhost '/': received the value '7' of type 'long' but current is none (caused by queue.declare); declare it with the same values, or delete it first, with all messages in it"]);
     let other = channel().await.exchange_declare("amq.direct", ExchangeKind::Fanout, ExchangeOptions::new()).await;
     table.row("the type of an exchange differs", other, &[
-        "channel 1 closed by the peer: 406 PRECONDITION_FAILED: inequivalent arg 'type' for exchange 'amq.direct' in vhost '/': received 'fanout' but current is 'direct' (caused by exchange.declare); declare it with the same values, or delete it first"]);
+        "channel 1 closed by the peer: 406 PRECONDITION_FAILED: inequivalent arg 'type' for exchange 'amq.direct' in vhost '/': received 'fanout' but current is 'direct' (caused by exchange.declare); declare it with the same values, or delete it first, with all messages in it"]);
     table.row("a missing queue", channel().await.queue_declare_passive("no").await, &[
         "channel 1 closed by the peer: 404 NOT_FOUND: no queue 'no' in vhost '/' (caused by queue.declare); declare it first, or check the name and the virtual host"]);
     table.row("consume from a missing queue", channel().await.basic_consume("no", ConsumeOptions::new()).await, &[

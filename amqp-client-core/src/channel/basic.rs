@@ -6,6 +6,7 @@ use amqp_proto::{
     Body, CommandError, DeliveryTag, EncodeProperties, GetReply, Misuse, Prepared, RawProperties,
     RequestId, Route, Settlement, ShortStr, TooLong,
 };
+use std::cell::Cell;
 
 use super::{Channel, Heads, NotNow, Outgoing};
 use crate::consumer::Consumer;
@@ -36,14 +37,17 @@ impl Channel {
             Err(error) => return Reply::failed(error),
         };
         let (tag, queue) = (method.consumer_tag.clone(), self.shown(&method.queue));
-        let from = method.queue.clone();
+        let (from, limit) = (method.queue.clone(), Cell::new(0));
         Reply::send_by(
             self,
             self.lock(),
             BasicConsume::NAME,
-            |protocol| start_consumer(protocol, method, prefetch),
+            |protocol| {
+                limit.set(prefetch.unwrap_or_else(|| protocol.prefetch().prefetch_count));
+                start_consumer(protocol, method, prefetch)
+            },
             |state, id| {
-                state.log.consumer_starts(&tag, &from);
+                state.log.consumer_starts(&tag, &from, limit.get());
                 state.queues.insert(id.into(), tag, pausable);
             },
             |sending, reply| {
@@ -72,11 +76,14 @@ impl Channel {
         let from = method.queue.clone();
         let mut guard = self.lock();
         let state = &mut *guard;
-        let id =
-            self.count_request(state, |protocol| start_consumer(protocol, method, prefetch))?;
+        let mut limit = 0;
+        let id = self.count_request(state, |protocol| {
+            limit = prefetch.unwrap_or_else(|| protocol.prefetch().prefetch_count);
+            start_consumer(protocol, method, prefetch)
+        })?;
         let id = id.into();
         if let Some(channel) = state.channel(self.place()) {
-            channel.log.consumer_starts(&tag, &from);
+            channel.log.consumer_starts(&tag, &from, limit);
             channel.queues.insert(id, tag.clone(), pausable);
         }
         state.log_due();

@@ -282,7 +282,7 @@ impl Driver {
             self.within_budget = reading;
             state.reading_paused = (!reading).then_some(now);
             if !reading {
-                state.report_lag();
+                state.report_lag(shared.settings.delivery_budget);
             }
         }
         if reading {

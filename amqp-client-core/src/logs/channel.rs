@@ -1,13 +1,13 @@
 //! The lines about a channel.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use amqp_proto::error::chain;
 use amqp_proto::{ChannelError, ChannelId, Initiator, PublishError, PublishSeq, ShortStr};
 
-use super::{Counted, InFlight, Level, Limit, Log, one_line};
+use super::text::{Consumer, Prefetch, explained};
+use super::{Counted, InFlight, Level, Limit, Log, Pause, one_line};
 use crate::event::ChannelEvent;
 
 /// The log of a channel. `None` until the channel has a connection.
@@ -20,8 +20,8 @@ struct Lines {
     id: ChannelId,
     /// The broker closed this channel, and not the whole connection.
     reopens: bool,
-    /// The queues of the consumers.
-    queues: BTreeMap<ShortStr, ShortStr>,
+    /// The queues of the consumers, and their prefetch limits. 0 is no limit.
+    consumers: BTreeMap<ShortStr, (ShortStr, u16)>,
     /// Counted until the channel reports that it was interrupted.
     in_flight: InFlight,
     /// The requests and messages that the loss of the connection has interrupted, until the connection takes these numbers.
@@ -65,7 +65,7 @@ impl ChannelLog {
                 log: log.clone(),
                 id,
                 reopens: false,
-                queues: BTreeMap::new(),
+                consumers: BTreeMap::new(),
                 in_flight: InFlight::default(),
                 lost: None,
                 limits: Limits::default(),
@@ -161,26 +161,53 @@ impl ChannelLog {
     }
 
     /// The application starts a consumer.
-    pub(crate) fn consumer_starts(&mut self, tag: &ShortStr, queue: &ShortStr) {
+    pub(crate) fn consumer_starts(&mut self, tag: &ShortStr, queue: &ShortStr, prefetch: u16) {
         let Some(lines) = &mut self.0 else { return };
-        lines.queues.insert(tag.clone(), queue.clone());
-        lines.line(Level::Debug, || format!("{} starts", Consumer(tag, Some(queue))));
+        lines.consumers.insert(tag.clone(), (queue.clone(), prefetch));
+        lines.line(Level::Debug, || {
+            format!("{} starts, {}", Consumer(tag, Some(queue)), Prefetch(prefetch))
+        });
+    }
+
+    /// Returns the prefetch limit of a consumer. 0 is no limit.
+    pub(crate) fn prefetch(&self, tag: &ShortStr) -> Option<u16> {
+        self.0.as_ref()?.consumers.get(tag).map(|(_, prefetch)| *prefetch)
+    }
+
+    /// A consumer was paused.
+    pub(crate) fn paused(&mut self, tag: &ShortStr, pause: &Pause, now: Option<Instant>) {
+        let Some(lines) = &mut self.0 else { return };
+        let end = lines.limits.paused.count(now);
+        lines.paused = end.is_some();
+        let Some(end) = end else { return };
+        lines.line(Level::Warn, || {
+            let Pause { kept: (kept, bytes), requeued, budget } = *pause;
+            let prefetch = lines.consumers.get(tag).map_or(0, |(_, prefetch)| *prefetch);
+            format!(
+                "{} is paused, so that others can go on: it took none of its deliveries for a while, and the limit of {budget} \
+                 untaken bytes was exceeded ({}); it keeps {} ({bytes} bytes), and {requeued} were requeued; the client starts it \
+                 again once the application has taken those that it keeps: check whether its handlers hang{end}",
+                Consumer(tag, lines.queue(tag)),
+                Prefetch(prefetch),
+                if kept == 1 { "1 delivery".to_owned() } else { format!("{kept} deliveries") },
+            )
+        });
     }
 
     /// A consumer could not be started again.
     pub(crate) fn consumer_failed(&mut self, tag: &ShortStr, error: &ChannelError) {
         let Some(lines) = &mut self.0 else { return };
-        let queue = lines.queues.remove(tag);
+        let queue = lines.remove(tag);
         lines.line(Level::Warn, || {
             let consumer = Consumer(tag, queue.as_ref());
-            format!("{consumer} has ended: {}", one_line(&chain(error)))
+            format!("{consumer} has ended: {}", explained(error))
         });
     }
 
     /// The application has ended a consumer. `how` is `cancelled` or `dropped`.
     pub(crate) fn consumer_cancelled(&mut self, tag: &ShortStr, how: &str) {
         let Some(lines) = &mut self.0 else { return };
-        let queue = lines.queues.remove(tag);
+        let queue = lines.remove(tag);
         lines.line(Level::Debug, || {
             format!("{} was {how} by the application", Consumer(tag, queue.as_ref()))
         });
@@ -218,12 +245,21 @@ impl ChannelLog {
 
     /// The broker has given a queue another name.
     pub(crate) fn renamed(&mut self, old: &ShortStr, new: &ShortStr) {
-        let queues = self.0.iter_mut().flat_map(|lines| lines.queues.values_mut());
+        let consumers = self.0.iter_mut().flat_map(|lines| lines.consumers.values_mut());
+        let queues = consumers.map(|(queue, _)| queue);
         queues.filter(|queue| *queue == old).for_each(|queue| queue.clone_from(new));
     }
 }
 
 impl Lines {
+    fn queue(&self, tag: &ShortStr) -> Option<&ShortStr> {
+        self.consumers.get(tag).map(|(queue, _)| queue)
+    }
+
+    fn remove(&mut self, tag: &ShortStr) -> Option<ShortStr> {
+        self.consumers.remove(tag).map(|(queue, _)| queue)
+    }
+
     fn line(&self, level: Level, text: impl FnOnce() -> String) {
         self.log.line(level, Some(self.id), text);
     }
@@ -252,7 +288,7 @@ impl Lines {
                 self.line(Level::Info, || format!("{event} on this channel (channel.flow)"));
             }
             ChannelEvent::ConsumerCancelled { consumer_tag } => {
-                let queue = self.queues.remove(consumer_tag);
+                let queue = self.remove(consumer_tag);
                 self.line(Level::Warn, || {
                     let consumer = Consumer(consumer_tag, queue.as_ref());
                     format!(
@@ -261,21 +297,10 @@ impl Lines {
                     )
                 });
             }
-            ChannelEvent::ConsumerPaused { consumer_tag } => {
-                let end = self.limits.paused.count(now);
-                self.paused = end.is_some();
-                let Some(end) = end else { return };
-                self.line(Level::Warn, || {
-                    let consumer = Consumer(consumer_tag, self.queues.get(consumer_tag));
-                    format!(
-                        "{consumer} was paused: it took none of its deliveries while others waited; most of them are requeued{end}"
-                    )
-                });
-            }
             ChannelEvent::ConsumerResumed { consumer_tag } => {
                 if std::mem::take(&mut self.paused) {
                     self.line(Level::Info, || {
-                        let consumer = Consumer(consumer_tag, self.queues.get(consumer_tag));
+                        let consumer = Consumer(consumer_tag, self.queue(consumer_tag));
                         format!("{consumer} has taken its deliveries, and starts again")
                     });
                 }
@@ -290,7 +315,7 @@ impl Lines {
                 self.reopens = true;
                 let lost = std::mem::take(&mut self.in_flight);
                 self.line(Level::Warn, || {
-                    format!("{}{lost}; the client opens the channel again", one_line(&chain(error)))
+                    format!("{}{lost}; the client opens the channel again", explained(error))
                 });
             }
             ChannelEvent::Restored => {
@@ -306,25 +331,38 @@ impl Lines {
                 self.end();
                 let lost = std::mem::take(&mut self.in_flight);
                 self.line(Level::Warn, || {
-                    let consumers = self.queues.keys().map(|tag| format!("'{}'", tag.escaped()));
-                    let consumers: Vec<_> = consumers.collect();
+                    let consumers = self.consumers.iter().take(NAMED_MAX);
+                    let consumers = consumers
+                        .map(|(tag, (queue, _))| Consumer(tag, Some(queue)).to_string());
+                    let mut consumers: Vec<_> = consumers.collect();
+                    let more = self.consumers.len() - consumers.len();
+                    if more > 0 {
+                        consumers.push(format!("{more} more"));
+                    }
                     let ended = match consumers.len() {
                         0 => String::new(),
-                        1 => format!(", and its consumer {} has ended", consumers.join(", ")),
-                        _ => format!(", and its consumers have ended: {}", consumers.join(", ")),
+                        _ => format!(", which ends {}", consumers.join(", ")),
                     };
-                    format!("{}{lost}; the channel stays closed{ended}", one_line(&chain(error)))
+                    format!(
+                        "{}{lost}; the channel stays closed{ended}; the application has to open another",
+                        explained(error)
+                    )
                 });
             }
-            // The connection reports a lag. A listener that misses events is not a matter of the log.
-            ChannelEvent::ConsumerLags { .. } | ChannelEvent::Missed(_) => {}
+            // The connection reports a lag. The line about a pause comes when deliveries were requeued. A listener that misses events
+            // is not a matter of the log.
+            ChannelEvent::ConsumerLags { .. }
+            | ChannelEvent::ConsumerPaused { .. }
+            | ChannelEvent::Missed(_) => {}
         }
     }
 
     /// The connection was lost, or has ended.
     fn lose(&mut self) {
         self.reopens = false;
-        self.lost = Some(InFlight { channels: 1, ..std::mem::take(&mut self.in_flight) });
+        let consumers = self.consumers.len();
+        self.lost =
+            Some(InFlight { channels: 1, consumers, ..std::mem::take(&mut self.in_flight) });
     }
 
     /// The channel ends: nothing that was left out stays uncounted.
@@ -366,15 +404,5 @@ fn count(first: PublishSeq, last: PublishSeq) -> u64 {
     last.get().saturating_sub(first.get()).saturating_add(1)
 }
 
-/// A consumer and its queue.
-struct Consumer<'a>(&'a ShortStr, Option<&'a ShortStr>);
-
-impl fmt::Display for Consumer<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "consumer '{}'", self.0.escaped())?;
-        match self.1 {
-            Some(queue) => write!(f, " of queue '{}'", queue.escaped()),
-            None => Ok(()),
-        }
-    }
-}
+/// The largest number of consumers that the line about a close names.
+const NAMED_MAX: usize = 20;

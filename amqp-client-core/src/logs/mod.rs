@@ -13,6 +13,7 @@ mod limit;
 mod off;
 #[cfg(any(feature = "log", feature = "tracing"))]
 mod on;
+mod text;
 
 #[cfg(any(feature = "log", feature = "tracing"))]
 pub(crate) use channel::ChannelLog;
@@ -21,6 +22,7 @@ pub(crate) use limit::Limit;
 pub(crate) use off::{ChannelLog, Log};
 #[cfg(any(feature = "log", feature = "tracing"))]
 pub(crate) use on::Log;
+pub(crate) use text::{Prefetch, explained};
 
 /// The level of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,21 @@ pub(crate) struct InFlight {
     pub(crate) requests: usize,
     pub(crate) unconfirmed: u64,
     pub(crate) unsettled: usize,
+    pub(crate) consumers: usize,
+}
+
+/// The pause of a consumer that takes none of its deliveries.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(
+    not(any(feature = "log", feature = "tracing")),
+    allow(dead_code, reason = "nothing reads it without a facade")
+)]
+pub(crate) struct Pause {
+    /// The number of deliveries that the consumer keeps, and their bytes.
+    pub(crate) kept: (u64, usize),
+    pub(crate) requeued: u64,
+    /// The number of bytes that was exceeded.
+    pub(crate) budget: usize,
 }
 
 impl InFlight {
@@ -54,12 +71,25 @@ impl InFlight {
         self.requests += other.requests;
         self.unconfirmed = self.unconfirmed.saturating_add(other.unconfirmed);
         self.unsettled += other.unsettled;
+        self.consumers += other.consumers;
+    }
+
+    /// Returns the end of the line about a close by the application.
+    pub(crate) fn pending(&self) -> String {
+        let counts = [
+            (self.consumers as u64, "consumer"),
+            (self.requests as u64, "request"),
+            (self.unconfirmed, "unconfirmed message"),
+        ];
+        let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+        let counts: Vec<_> = counts.map(|(count, what)| Counted(count, what).to_string()).collect();
+        if counts.is_empty() { String::new() } else { format!("; pending: {}", counts.join(", ")) }
     }
 }
 
 impl fmt::Display for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { channels, requests, unconfirmed, unsettled } = *self;
+        let Self { channels, requests, unconfirmed, unsettled, consumers: _ } = *self;
         let counts = [
             (channels as u64, "channel"),
             (requests as u64, "pending request"),
@@ -69,6 +99,13 @@ impl fmt::Display for InFlight {
         for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
             f.write_str(if std::mem::take(&mut first) { "; interrupted: " } else { ", " })?;
             write!(f, "{}", Counted(count, what))?;
+        }
+        if unconfirmed > 0 {
+            let it = if unconfirmed == 1 { "it" } else { "them" };
+            write!(
+                f,
+                " (the broker may have {it} or not, and the client does not publish {it} again: the confirm fails)"
+            )?;
         }
         match unsettled as u64 {
             0 => Ok(()),

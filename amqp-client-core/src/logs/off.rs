@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use amqp_proto::{ChannelError, ChannelId, ClientConfig, PublishError, PublishSeq, ShortStr};
 
-use super::{InFlight, Level};
+use super::{InFlight, Level, Pause};
 use crate::event::ChannelEvent;
 
 /// Writes nothing: no logging facade is built in.
@@ -72,7 +72,13 @@ impl ChannelLog {
 
     pub(crate) const fn stale(&mut self, _: u64, _: Option<Instant>) {}
 
-    pub(crate) const fn consumer_starts(&mut self, _: &ShortStr, _: &ShortStr) {}
+    pub(crate) const fn consumer_starts(&mut self, _: &ShortStr, _: &ShortStr, _: u16) {}
+
+    pub(crate) const fn prefetch(&self, _: &ShortStr) -> Option<u16> {
+        None
+    }
+
+    pub(crate) const fn paused(&mut self, _: &ShortStr, _: &Pause, _: Option<Instant>) {}
 
     pub(crate) const fn consumer_failed(&mut self, _: &ShortStr, _: &ChannelError) {}
 

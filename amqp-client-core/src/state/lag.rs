@@ -65,7 +65,8 @@ impl LagWatch {
 impl State {
     /// Reading is suspended until consumers take their deliveries. Names the consumer that holds most.
     #[cold]
-    pub(crate) fn report_lag(&mut self) {
+    pub(crate) fn report_lag(&mut self, budget: usize) {
+        self.log_budget(budget);
         let Some(channel) = laggard(&mut self.channels) else { return };
         let Some(queue) = channel.queues.largest().filter(|queue| !queue.lags) else { return };
         queue.lags = true;
@@ -109,14 +110,17 @@ impl State {
             && (busy > 0 || self.proto.awaits_peer());
         let share = settings.delivery_budget / (2 * (running + left).max(1));
         // When the last consumer was paused, there may have been fewer consumers, or no room to send the pause.
-        self.trim(share, |queue| queue.paused);
+        let mut requeued = self.trim(share, |queue| queue.paused);
         if starved && self.delivered_bytes >= settings.delivery_budget {
-            self.trim(share, Queue::is_left);
+            requeued += self.trim(share, Queue::is_left);
         }
+        self.log_requeued(requeued);
         while starved && self.delivered_bytes >= settings.delivery_budget {
             let Some((place, consumer)) = self.next_laggard(share) else { return };
             if self.pause(place, consumer) {
-                self.trim(share, |queue| queue.paused);
+                let requeued = self.trim(share, |queue| queue.paused);
+                self.log_requeued(requeued);
+                self.log_pause(place, consumer, requeued, settings.delivery_budget);
             }
         }
     }
@@ -160,7 +164,10 @@ impl State {
     /// Each keeps at least its oldest delivery. An application that looks for deliveries now and then would never find one
     /// otherwise: each would be requeued before the application looks again. What is larger than the share is not counted, so
     /// that reading goes on; that is one message for each of these consumers.
-    fn trim(&mut self, share: usize, wanted: impl Fn(&Queue) -> bool) {
+    ///
+    /// Returns the number of requeued deliveries.
+    fn trim(&mut self, share: usize, wanted: impl Fn(&Queue) -> bool) -> u64 {
+        let mut requeued = 0;
         let Self { channels, proto, delivered_bytes, .. } = self;
         for channel in channels.iter_mut().flatten() {
             let (id, over) = (channel.id, channel.ended.is_some());
@@ -173,6 +180,7 @@ impl State {
                     }
                     let Some(delivery) = queue.take_newest() else { break };
                     *delivered_bytes = delivered_bytes.saturating_sub(delivery.size());
+                    requeued += 1;
                     if over {
                         // The broker has requeued it, and the number may belong to another channel.
                         continue;
@@ -183,6 +191,7 @@ impl State {
                 }
             }
         }
+        requeued
     }
 
     /// A paused consumer has taken all that it held.

@@ -23,10 +23,10 @@ pub(crate) fn a_channel_closed_by_the_broker_has_the_method_and_a_hint() {
     let options = QueueOptions::new().durable(false);
     scene.run(channel.queue_declare("orders", options)).expect_err("it is refused");
     scene.expect(&[
-        "DEBUG, channel 1: consumer 'ctag-1.1' of queue 'q' starts",
-        "WARN, channel 1: channel 1 closed by the peer: 406 PRECONDITION_FAILED: inequivalent arg 'durable' for queue 'orders' in \
+        "DEBUG, channel 1: consumer 'ctag-1.1' of queue 'q' starts, no prefetch limit",
+        "WARN, channel 1: closed by the broker: 406 PRECONDITION_FAILED: inequivalent arg 'durable' for queue 'orders' in \
          vhost '/': received 'false' but current is 'true' (caused by queue.declare); declare it with the same values, or delete it \
-         first; interrupted: 1 pending request; the channel stays closed, and its consumer 'ctag-1.1' has ended",
+         first, with all messages in it; interrupted: 1 pending request; the channel stays closed, which ends consumer 'ctag-1.1' of queue 'q'; the application has to open another",
     ]);
 }
 
@@ -45,9 +45,9 @@ pub(crate) fn a_channel_that_is_opened_again_says_so() {
     scene.run(channel.queue_declare("orders", QueueOptions::new())).expect_err("it is refused");
     scene.turn();
     scene.expect(&[
-        "WARN, channel 1: channel 1 closed by the peer: 406 PRECONDITION_FAILED: inequivalent arg 'durable' for queue 'orders' in \
+        "WARN, channel 1: closed by the broker: 406 PRECONDITION_FAILED: inequivalent arg 'durable' for queue 'orders' in \
          vhost '/': received 'false' but current is 'true' (caused by queue.declare); declare it with the same values, or delete it \
-         first; interrupted: 1 pending request, 1 unconfirmed message; the broker delivers 2 unsettled messages again; the \
+         first, with all messages in it; interrupted: 1 pending request, 1 unconfirmed message (the broker may have it or not, and the client does not publish it again: the confirm fails); the broker delivers 2 unsettled messages again; the \
          client opens the channel again",
         "INFO restored consumer 'ctag-1.1' of channel 1",
         "INFO, channel 1: channel opened again and restored",
@@ -90,7 +90,6 @@ pub(crate) fn requests_without_reply_are_counted_when_the_application_ends() {
     scene.cut();
     scene.turn();
     scene.expect(&[
-        "ERROR connection lost: the peer disconnected without closing the connection; the broker was stopped or killed, or a proxy \
-         or firewall ended the TCP connection; interrupted: 1 channel; the client does not reconnect",
+        "ERROR connection lost: the peer disconnected without closing the connection; the broker was killed or has crashed, or a proxy or firewall ended the TCP connection (RabbitMQ would have announced an orderly stop); interrupted: 1 channel; the client does not reconnect",
     ]);
 }

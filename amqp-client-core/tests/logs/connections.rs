@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use amqp_client_core::{Config, Connection};
+use amqp_client_core::{Config, Connection, PublisherOptions};
 
 use crate::harness::{ClientRig, Server};
 use crate::scene::{Scene, lines_of, protocol, unique};
@@ -82,6 +82,21 @@ pub(crate) fn a_close_by_the_application_is_no_warning() {
     let connection = scene.connection.clone();
     scene.run(connection.close()).expect("it is closed");
     scene.expect(&["INFO closed by the application"]);
+}
+
+#[test]
+pub(crate) fn a_close_by_the_application_has_what_is_pending() {
+    let mut scene = Scene::new("pending");
+    let channel = scene.open_channel();
+    let _consumer = scene.consume(&channel);
+    scene.peer.ignores_publishes = true;
+    let publisher = channel.default_exchange().publisher(PublisherOptions::new()).expect("open");
+    let _confirm = scene.run(publisher.publish("q", b"body")).expect("queued");
+    scene.turn();
+    scene.lines();
+    let connection = scene.connection.clone();
+    scene.run(connection.close()).expect("it is closed");
+    scene.expect(&["INFO closed by the application; pending: 1 consumer, 1 unconfirmed message"]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub(crate) fn a_returned_message_is_reported() {
         scene.peer.give_back(channel.id(), "nowhere", b"body");
         scene.turn();
     }
-    let line = "WARN, channel 1: message to exchange '' by 'nowhere' returned: 312 NO_ROUTE NO_ROUTE; no queue is bound for it, or the \
+    let line = "WARN, channel 1: message to exchange '' by 'nowhere' returned: 312 NO_ROUTE; no queue is bound for it, or the \
                 queue was deleted";
     let limited = format!("{line} (1 more such line was left out before this one)");
     scene.expect(&[line, line, &limited]);
@@ -38,7 +38,7 @@ pub(crate) fn a_returned_message_with_confirms_is_reported_too() {
     scene.peer.send(channel.id(), BasicAck { delivery_tag: 1, multiple: false });
     scene.run(confirm).expect_err("it was returned");
     scene.expect(&[
-        "WARN, channel 1: message to exchange '' by 'nowhere' returned: 312 NO_ROUTE NO_ROUTE; no queue is bound for it, or the queue \
+        "WARN, channel 1: message to exchange '' by 'nowhere' returned: 312 NO_ROUTE; no queue is bound for it, or the queue \
          was deleted",
     ]);
 }
@@ -144,7 +144,7 @@ pub(crate) fn a_kept_message_that_the_broker_refuses_is_reported() {
     scene.peer.ignores_publishes = false;
     scene.run(confirm).expect_err("it is refused");
     scene.expect(&[
-        "WARN, channel 1: channel 1 closed by the peer: 404 NOT_FOUND: refused (caused by basic.publish); the client opens the channel \
+        "WARN, channel 1: closed by the broker: 404 NOT_FOUND: refused (caused by basic.publish); the client opens the channel \
          again",
         "WARN, channel 1: a kept message is not published again: channel 1 closed by the peer: 404 NOT_FOUND: refused (caused by \
          basic.publish)",

@@ -63,6 +63,7 @@ fn it_has_each_line_and_each_of_its_lines_is_written() {
         connections::a_silent_broker_is_reported_before_it_is_given_up,
         connections::an_alarm_of_the_broker_has_its_time,
         connections::a_close_by_the_application_is_no_warning,
+        connections::a_close_by_the_application_has_what_is_pending,
         connections::a_close_by_the_broker_without_recovery_has_what_it_interrupts,
         connections::a_connection_whose_driver_is_gone_says_so,
         consumers::a_consumer_that_the_broker_cancels_has_its_queue,

@@ -9,15 +9,16 @@ use std::time::Duration;
 use amqp_client_core::login::{Token, TokenError, keep_fresh};
 use amqp_client_core::proto::ReplyCode;
 use amqp_client_core::proto::method::Method;
-use amqp_client_core::{OnLoss, PublisherOptions, QueueOptions};
+use amqp_client_core::{
+    Config, ExchangeKind, ExchangeOptions, FieldTable, OnLoss, PublisherOptions, QueueOptions,
+};
 
 use crate::harness::Clock;
-use crate::scene::{Scene, recovery};
+use crate::scene::{Scene, protocol, recovery};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-const EOF: &str = "WARN connection lost: the peer disconnected without closing the connection; the broker was stopped or killed, \
-                   or a proxy or firewall ended the TCP connection";
+const EOF: &str = "WARN connection lost: the peer disconnected without closing the connection; the broker was killed or has crashed, or a proxy or firewall ended the TCP connection (RabbitMQ would have announced an orderly stop)";
 
 const WAITS: &str = "INFO the next attempt to connect to node 0 is in 0.1 s";
 
@@ -51,8 +52,8 @@ pub(crate) fn a_loss_says_why_and_what_it_interrupts_and_a_recovery_what_it_rest
     scene.turn();
     scene.expect(&[
         &format!(
-            "{EOF}; interrupted: 2 channels, 1 pending request, 1 unconfirmed message; the broker delivers 3 unsettled messages \
-             again; 176 bytes of messages kept to be published again"
+            "{EOF}; interrupted: 2 channels, 1 pending request, 1 unconfirmed message (the broker may have it or not, and the client does not publish it again: the confirm fails); the broker delivers 3 unsettled messages \
+             again; 176 bytes of messages kept: the client publishes them again"
         ),
         WAITS,
         CONNECTING,
@@ -78,9 +79,38 @@ pub(crate) fn a_reset_means_the_same_as_the_end_of_the_stream() {
     let lines = scene.lines();
     assert_eq!(
         lines[0],
-        "WARN connection lost: the transport failed: reset; the broker was stopped or killed, or a proxy or firewall ended the TCP \
-         connection"
+        "WARN connection lost: the transport failed: reset; the broker was killed or has crashed, or a proxy or firewall ended the TCP connection (RabbitMQ would have announced an orderly stop)"
     );
+}
+
+/// Each byte of a message is a sign of life, and so is a heartbeat. Without both, a proxy may end the connection.
+#[test]
+fn without_heartbeats_an_idle_connection_was_ended_by_a_proxy() {
+    let config = protocol().heartbeat(Duration::ZERO);
+    let mut scene = Scene::with("proxy", Config::default().protocol(config));
+    scene.recover_with(recovery());
+    scene.pass(20 * SECOND);
+    scene.cut();
+    scene.turn();
+    let lines = scene.lines();
+    let expected = "WARN connection lost: the peer disconnected without closing the connection; nothing had arrived for 20.0 s, and \
+                    heartbeats are off: a proxy or firewall probably ends idle connections; enable heartbeats of at most 10 s";
+    assert_eq!(lines[0], expected);
+}
+
+#[test]
+fn losses_that_repeat_are_counted() {
+    let mut scene = Scene::recovering("again", recovery());
+    for _ in 0..3 {
+        scene.pass(SECOND);
+        scene.lose();
+        scene.turn();
+    }
+    let lines = scene.lines();
+    let lost: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix(EOF)).collect();
+    assert_eq!(lost.len(), 3, "{lines:?}");
+    assert_eq!(lost[0], "");
+    assert!(lost[2].starts_with("; this is loss 3 in 2."), "{lost:?}");
 }
 
 #[test]
@@ -95,8 +125,8 @@ pub(crate) fn a_failed_attempt_has_its_step_and_the_end_its_reason() {
         &format!("{EOF}{ONE_CHANNEL}"),
         WAITS,
         CONNECTING,
-        "WARN attempt to connect to node 0 failed (step: login): login failed: connection closed during login; the credentials \
-         were probably rejected: check the user and the password",
+        "WARN attempt 1 to connect to node 0 failed after 0.0 s (step: login): login failed: connection closed during login; the credentials \
+         were probably rejected: check the user and the password; user 'orders' was tried; this login has worked before: the user or the password was changed, or the broker has lost its users",
         "ERROR gives up, and does not try to connect again: connection lost and not recovered (attempts: 1, last failure: login \
          failed: connection closed during login; the credentials were probably rejected: check the user and the password): the \
          peer disconnected without closing the connection",
@@ -123,6 +153,12 @@ pub(crate) fn what_is_missing_after_a_recovery_is_listed() {
     let mut scene = Scene::recovering("missing", recovery());
     let channel = scene.open_channel();
     scene.run(channel.queue_declare("gone", QueueOptions::new())).expect("it is declared");
+    let exchange = ExchangeOptions::new();
+    scene
+        .run(channel.exchange_declare("orders", ExchangeKind::Direct, exchange))
+        .expect("declared");
+    let bound = channel.queue_bind("gone", "orders", "ship", FieldTable::new());
+    scene.run(bound).expect("it is bound");
     let exclusive = QueueOptions::new().exclusive(true);
     scene.run(channel.queue_declare("held", exclusive)).expect("it is declared");
     let _consumer =
@@ -131,19 +167,22 @@ pub(crate) fn what_is_missing_after_a_recovery_is_listed() {
     scene.peer.refusals = Some(refuses);
     scene.lose();
     scene.turn();
-    let refused = "channel 2 closed by the peer: 403 ACCESS_REFUSED: configure access to queue 'gone' in vhost '/' refused for user \
-                   'orders' (caused by queue.declare); grant the user the configure permission (rabbitmqctl set_permissions)";
-    let not_declared = format!(
-        "not restored after the connection was lost: its queue \"gone\" could not be declared again: {refused}"
-    );
+    let refused = "403 ACCESS_REFUSED: configure access to queue 'gone' in vhost '/' refused for user 'orders' (caused by \
+                   queue.declare); grant the user the configure permission (rabbitmqctl set_permissions)";
     scene.expect(&[
         &format!("{EOF}{ONE_CHANNEL}"),
         WAITS,
         CONNECTING,
-        &format!("WARN, channel 1: consumer 'ctag-1.1' of queue 'gone' has ended: {not_declared}"),
-        &format!("{RECONNECTED}: 1 channel; 3 are missing"),
+        &format!(
+            "WARN, channel 1: consumer 'ctag-1.1' of queue 'gone' has ended: its queue \"gone\" could not be declared again: {refused}"
+        ),
+        &format!(
+            "{}: 1 channel, 1 exchange; missing: queue 'gone', consumer 'ctag-1.1' of channel 1, binding of 'gone' to 'orders' by \
+             'ship'; tried again later: queue 'held'",
+            RECONNECTED.replace("INFO", "WARN")
+        ),
         &format!("WARN cannot restore queue 'gone': {refused}"),
-        &format!("WARN cannot restore consumer 'ctag-1.1' of channel 1: {not_declared}"),
+        "WARN cannot restore binding of 'gone' to 'orders' by 'ship': its queue is missing",
         "WARN cannot restore queue 'held' yet: another connection holds it; the client tries again",
     ]);
     scene.peer.refusals = None;

@@ -41,7 +41,11 @@ fn it_may_use_the_connection() {
     scene.run(connection.close()).expect("it is closed");
     assert!(used.load(Ordering::Relaxed) >= 2, "the sink has used it");
     let lines = scene.lines();
-    assert_eq!(lines[lines.len() - 1], "INFO closed by the application", "{lines:?}");
+    assert_eq!(
+        lines[lines.len() - 1],
+        "INFO closed by the application; pending: 1 consumer",
+        "{lines:?}"
+    );
 }
 
 /// Each line causes another one at once. If that were written as well, the first would never end.
@@ -61,7 +65,10 @@ pub(crate) fn it_may_cause_a_line_for_each_line() {
     // started, and dropped.
     let left_out =
         "WARN 2 lines were left out, because the sink of the log caused them while it wrote others";
-    scene.expect(&["DEBUG, channel 1: consumer 'ctag-1.1' of queue 'q' starts", left_out]);
+    scene.expect(&[
+        "DEBUG, channel 1: consumer 'ctag-1.1' of queue 'q' starts, no prefetch limit",
+        left_out,
+    ]);
     drop(consumer);
     scene.turn();
     let lines = scene.lines();

@@ -79,8 +79,16 @@ impl Close {
                 || self.reply_code == ReplyCode::NOT_ALLOWED && is_limit())
     }
 
-    /// Displays the reason, without the side that closed.
-    pub(super) const fn reason(&self) -> Reason<'_> {
+    /// Displays the reason with its [hint](crate::Explanation::hint), without what was closed and by which side.
+    ///
+    /// ```
+    /// # use amqp_proto::Close;
+    /// # fn example(close: &Close) {
+    /// println!("the broker refused it: {}", close.reason());
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn reason(&self) -> impl fmt::Display + use<'_> {
         Reason(self)
     }
 }
@@ -100,7 +108,7 @@ impl fmt::Display for Close {
 }
 
 /// The reason of a close: `404 NOT_FOUND: no queue 'orders' in vhost '/' (caused by queue.bind); declare it first`.
-pub(super) struct Reason<'a>(&'a Close);
+struct Reason<'a>(&'a Close);
 
 impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -56,6 +56,8 @@ impl ChannelError {
     pub(crate) fn reason(&self) -> Arc<str> {
         match self {
             Self::NotRestored { why, .. } => why.clone(),
+            // The channel was an internal one, for declarations.
+            Self::Closed(close) => close.reason().to_string().into(),
             error => chain(error).to_string().into(),
         }
     }

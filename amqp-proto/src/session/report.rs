@@ -112,8 +112,10 @@ pub struct RecoveryReport {
     pub republished: usize,
     /// Queues with names from the broker that have a new name: pairs of the old and the new name.
     pub renamed: Vec<(ShortStr, ShortStr)>,
-    /// Entities that could not be restored, with the reasons. Entities that depend on them were left out, and are not listed.
+    /// Entities that could not be restored, with the reasons.
     pub failed: Vec<(Entity, ChannelError)>,
+    /// Bindings that were left out because their queue could not be declared.
+    pub left_out: Vec<Entity>,
     /// Queues that another connection holds exclusively, and exclusive consumers whose queue is in use. They will be retried.
     pub locked: Vec<Entity>,
     /// Time from the loss until the session had reconnected.

@@ -91,9 +91,9 @@ async fn what_a_broker_does_is_in_the_log() -> Outcome {
     let options = QueueOptions::new().durable(false);
     other.queue_declare("orders", options).await.err().ok_or("it exists with another value")?;
     line(
-        "WARN connection 1 (orders), channel 2: channel 2 closed by the peer: 406 PRECONDITION_FAILED: inequivalent arg 'durable' for \
+        "WARN connection 1 (orders), channel 2: closed by the broker: 406 PRECONDITION_FAILED: inequivalent arg 'durable' for \
          queue 'orders' in vhost '/': received 'false' but current is 'true' (caused by queue.declare); *; interrupted: 1 pending \
-         request; the channel stays closed",
+         request; the channel stays closed; the application has to open another",
     )
     .await?;
 
@@ -107,7 +107,7 @@ async fn what_a_broker_does_is_in_the_log() -> Outcome {
     let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
     publisher.publish("orders", b"body").await?.await.err().ok_or("the queue is gone")?;
     line(
-        "WARN connection 1 (orders), channel 1: message to exchange '' by 'orders' returned: 312 NO_ROUTE NO_ROUTE; no queue is bound \
+        "WARN connection 1 (orders), channel 1: message to exchange '' by 'orders' returned: 312 NO_ROUTE; no queue is bound \
          for it, or the queue was deleted",
     )
     .await?;
@@ -136,7 +136,7 @@ async fn what_a_broker_does_is_in_the_log() -> Outcome {
     node.stop()?;
     line("WARN connection 1 (orders): connection lost: connection closed by the peer: 320 CONNECTION_FORCED: *").await?;
     line(
-        "WARN connection 1 (orders): attempt to connect to 127.0.0.1:* failed: cannot reach 127.0.0.1:* (step: TCP; nothing listens \
+        "WARN connection 1 (orders): attempt 1 to connect to 127.0.0.1:* failed after * s: cannot reach 127.0.0.1:* (step: TCP; nothing listens \
          there: check the port, and whether the broker runs): Connection refused (os error *)",
     )
     .await?;

@@ -89,8 +89,8 @@ fn a_consumer_without_its_queue_names_the_queue() {
     let (_, error) = failed.expect("its queue is another now");
     assert_eq!(code(error), Some(ReplyCode::NOT_FOUND));
     // The error has the cause, not the close of the internal channel.
-    let expected = "not restored after the connection was lost: its queue \"q\" could not be declared again: channel";
-    let cause = "closed by the peer: 406 PRECONDITION_FAILED: inequivalent arg 'durable' for queue 'q' in vhost '/'";
+    let expected = "not restored after the connection was lost: its queue \"q\" could not be declared again: 406";
+    let cause = "406 PRECONDITION_FAILED: inequivalent arg 'durable' for queue 'q' in vhost '/'";
     let shown = error.to_string();
     assert!(shown.starts_with(expected) && shown.contains(cause), "{shown}");
 }

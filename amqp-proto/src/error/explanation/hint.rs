@@ -8,7 +8,7 @@ impl Explanation {
     pub const fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::InequivalentArgument { .. } => {
-                "declare it with the same values, or delete it first"
+                "declare it with the same values, or delete it first, with all messages in it"
             }
             Self::InvalidArgument { .. } => "correct the argument, or remove it",
             Self::AccessRefused { topic: Some(_), .. } => {

@@ -231,11 +231,22 @@ impl Repair {
         if let Entity::Queue(name) = &step.entity {
             self.missing.insert(name.clone(), error.reason());
             let own = &mut self.declarations;
-            own.steps.retain(|step| step.queue.as_ref() != Some(name));
-            own.later.retain(|step| step.queue.as_ref() != Some(name));
+            let mut left_out = Vec::new();
+            let mut is_kept = |step: &Declaration| {
+                let kept = step.queue.as_ref() != Some(name);
+                if !kept {
+                    left_out.push(step.entity.clone());
+                }
+                kept
+            };
+            own.steps.retain(&mut is_kept);
+            own.later.retain(&mut is_kept);
             if self.retry_locked_queue(cx, name, &error) {
+                // Its bindings are created once it is declared.
                 return;
             }
+            left_out.retain(|entity| matches!(entity, Entity::Binding { .. }));
+            self.report.left_out.append(&mut left_out);
         }
         self.report_failure(cx, step.entity.clone(), error);
     }

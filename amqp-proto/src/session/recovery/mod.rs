@@ -81,7 +81,12 @@ impl Repair {
         // A queue that is left out has no bindings. A binding that is left out still has its queue.
         steps.retain(|step| {
             let left_out = condemned.iter().any(|(entity, _)| *entity == step.entity);
-            !left_out && step.queue.as_ref().is_none_or(|queue| !self.missing.contains_key(queue))
+            let lacks_queue =
+                step.queue.as_ref().is_some_and(|name| self.missing.contains_key(name));
+            if lacks_queue && !left_out && matches!(step.entity, Entity::Binding { .. }) {
+                self.report.left_out.push(step.entity.clone());
+            }
+            !left_out && !lacks_queue
         });
         self.declarations.add(steps);
         let failed = condemned.iter();

@@ -1,19 +1,23 @@
 //! The lines about a connection in the log.
 
+mod attempts;
+mod text;
+
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
-use std::io;
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use amqp_proto::error::chain;
 use amqp_proto::session::{Entity, RecoveryReport};
-use amqp_proto::{ConnectionError, Initiator};
+use amqp_proto::{ConnectionError, ConsumerId, Initiator};
 
+use self::attempts::Attempts;
+use self::text::{Loss, Losses, MISSING_MAX, Node, Rounded, missing, restored};
 use super::State;
 use crate::BrokerVersion;
 use crate::connect::ConnectError;
 use crate::event::ConnectionEvent;
-use crate::logs::{Counted, InFlight, Level, Limit, Log, one_line};
+use crate::logs::{Counted, InFlight, Level, Limit, Log, Pause, Prefetch, one_line};
 
 /// The earlier events that later lines depend on.
 #[derive(Debug, Default)]
@@ -26,8 +30,16 @@ pub(crate) struct Story {
     /// The connection has been open.
     opened: bool,
     lags: Limit,
+    /// The heartbeat interval of the present connection or the last one.
+    heartbeat: Duration,
+    losses: Losses,
+    attempts: Attempts,
     /// Since when the driver does not read, if there was a line about it.
     reading_paused: Option<Instant>,
+    /// The number of deliveries that were requeued since then.
+    requeued: u64,
+    /// The limit of bytes that are not taken.
+    budget: usize,
     kept_full: Limit,
     not_renewed: Limit,
     /// Lines of patterns, by their kind.
@@ -86,12 +98,50 @@ impl State {
         }
         let Some(since) = self.story.reading_paused.take() else { return };
         let time = now.saturating_duration_since(since);
+        let requeued = std::mem::take(&mut self.story.requeued);
         self.log.line(Level::Info, None, || {
-            format!(
-                "the client reads again, after {}: deliveries were taken or requeued",
-                Rounded(time)
-            )
+            let time = Rounded(time);
+            match requeued {
+                0 => format!("the client reads again, after {time}: deliveries were taken"),
+                1 => format!("the client reads again, after {time}: 1 delivery was requeued"),
+                count => {
+                    format!(
+                        "the client reads again, after {time}: {count} deliveries were requeued"
+                    )
+                }
+            }
         });
+        self.log_due();
+    }
+
+    /// Consumers hold more than these bytes of deliveries.
+    pub(super) fn log_budget(&mut self, budget: usize) {
+        self.story.budget = budget;
+    }
+
+    /// Deliveries of consumers that take nothing were requeued.
+    pub(super) fn log_requeued(&mut self, count: u64) {
+        self.story.requeued = self.story.requeued.saturating_add(count);
+    }
+
+    /// A consumer was paused, and some of its deliveries were requeued.
+    pub(super) fn log_pause(
+        &mut self,
+        place: u32,
+        consumer: ConsumerId,
+        requeued: u64,
+        budget: usize,
+    ) {
+        if !self.log.is_built() {
+            return;
+        }
+        let now = self.now;
+        let Some(channel) = self.channel(place) else { return };
+        let Some(queue) = channel.queues.get(consumer) else { return };
+        let bytes = queue.deliveries.iter().map(|delivery| delivery.size()).sum();
+        let kept = (queue.deliveries.len() as u64, bytes);
+        let tag = queue.tag.clone();
+        channel.log.paused(&tag, &Pause { kept, requeued, budget }, now);
         self.log_due();
     }
 
@@ -146,6 +196,7 @@ impl State {
         match event {
             ConnectionEvent::Opened => {
                 self.story.opened = true;
+                self.log_open();
                 log.line(Level::Info, None, || self.connected("connected", self.took(&log)));
             }
             ConnectionEvent::Blocked { reason } => {
@@ -170,12 +221,17 @@ impl State {
             ConnectionEvent::ConsumerLags { channel, consumer_tag, bytes } => {
                 let now = self.now;
                 let Some(end) = self.story.lags.count(now) else { return };
-                self.story.reading_paused = now;
+                (self.story.reading_paused, self.story.requeued) = (now, 0);
+                let budget = self.story.budget;
+                let own = self.channels.iter().flatten().find(|own| own.id == *channel);
+                let prefetch = own.and_then(|own| own.log.prefetch(consumer_tag)).unwrap_or(0);
                 log.line(Level::Warn, Some(*channel), || {
                     format!(
-                        "consumer '{}' does not take its deliveries ({bytes} bytes): the client stops reading, and all \
-                         consumers of the connection wait; set a prefetch limit, or take deliveries faster{end}",
-                        consumer_tag.escaped()
+                        "consumer '{}' does not take its deliveries ({bytes} bytes, {}): with more than {budget} untaken bytes, the \
+                         client stops reading, and all consumers of the connection wait; set a lower prefetch limit, or take \
+                         deliveries faster{end}",
+                        consumer_tag.escaped(),
+                        Prefetch(prefetch)
                     )
                 });
             }
@@ -191,27 +247,44 @@ impl State {
                 let lost = std::mem::take(&mut self.story.lost);
                 (self.story.blocked_at, self.story.silent) = (None, false);
                 self.story.reading_paused = None;
-                let kept = self.proto.kept();
-                let idle = self.idle();
-                log.line(Level::Warn, None, || lost_line(reason, idle, lost, kept));
+                let losses = self.story.losses.count(self.now);
+                let loss = self.loss(reason, lost, self.proto.kept(), losses);
+                log.line(Level::Warn, None, || loss.to_string());
             }
             ConnectionEvent::Waiting { endpoint, time, node } => {
+                if self.story.attempts.is_quiet() {
+                    return;
+                }
                 log.line(Level::Info, None, || {
                     let node = Node(endpoint.as_ref(), *node);
                     format!("the next attempt to connect to {node} is in {}", Rounded(*time))
-                })
+                });
             }
-            ConnectionEvent::Connecting { .. } => {
-                log.line(Level::Debug, None, || event.to_string());
+            ConnectionEvent::Connecting { attempt, .. } => {
+                self.story.attempts.begin(*attempt, self.now);
+                if !self.story.attempts.is_quiet() {
+                    log.line(Level::Debug, None, || event.to_string());
+                }
             }
-            ConnectionEvent::AttemptFailed { .. } => {
+            ConnectionEvent::AttemptFailed { node, endpoint, step, reason } => {
                 self.story.lost = InFlight::default();
-                log.line(Level::Warn, None, || one_line(event));
+                let Some(end) = self.story.attempts.failed(reason, self.now) else { return };
+                let story = &self.story;
+                log.line(Level::Warn, None, || {
+                    let node = Node(endpoint.as_ref(), *node);
+                    let login = self.proto.config().get_username();
+                    one_line(&story.attempts.text(&node, *step, reason, login, story.opened)) + &end
+                });
             }
             ConnectionEvent::Recovered(report) => {
+                self.log_open();
                 let restored = restored(report);
+                let complete = report.failed.is_empty()
+                    && report.locked.is_empty()
+                    && report.left_out.is_empty();
+                let level = if complete { Level::Info } else { Level::Warn };
                 let time = Some(report.connecting + report.restoring);
-                log.line(Level::Info, None, || self.connected("reconnected", time) + &restored);
+                log.line(level, None, || self.connected("reconnected", time) + &restored);
                 self.log_missing(report);
                 self.log_renamed(report);
             }
@@ -252,7 +325,7 @@ impl State {
         }
         let host = config.get_virtual_host().escaped();
         let heartbeat = match negotiated.heartbeat {
-            Duration::ZERO => "no heartbeats".to_owned(),
+            Duration::ZERO => "heartbeats off (a dead network goes unnoticed)".to_owned(),
             heartbeat => format!("heartbeat {heartbeat:?}"),
         };
         let _ = write!(
@@ -269,6 +342,24 @@ impl State {
         Some(now.saturating_duration_since(heard))
     }
 
+    /// The connection is open, for the first time or again.
+    fn log_open(&mut self) {
+        self.story.attempts.clear();
+        if let Some(negotiated) = self.proto.negotiated() {
+            self.story.heartbeat = negotiated.heartbeat;
+        }
+    }
+
+    fn loss<'a>(
+        &self,
+        reason: &'a ConnectionError,
+        in_flight: InFlight,
+        kept: usize,
+        losses: Option<(u32, Duration)>,
+    ) -> Loss<'a> {
+        Loss { reason, idle: self.idle(), heartbeat: self.story.heartbeat, in_flight, kept, losses }
+    }
+
     fn took(&self, log: &Log) -> Option<Duration> {
         let (from, to) = log.began().zip(self.last_heard)?;
         Some(to.saturating_duration_since(from))
@@ -276,15 +367,24 @@ impl State {
 
     /// Queues the lines about entities that were not restored.
     fn log_missing(&self, report: &RecoveryReport) {
-        for (entity, error) in report.failed.iter().take(MISSING_MAX) {
+        // The line about the end of a consumer has the reason.
+        let consumer = |entity: &Entity| matches!(entity, Entity::Consumer { .. });
+        let failed = report.failed.iter().filter(|(entity, _)| !consumer(entity));
+        for (entity, error) in failed.clone().take(MISSING_MAX) {
             self.log.line(Level::Warn, None, || missing(entity, error));
+        }
+        for entity in report.left_out.iter().take(MISSING_MAX) {
+            self.log.line(Level::Warn, None, || {
+                format!("cannot restore {entity}: its queue is missing")
+            });
         }
         for entity in report.locked.iter().take(MISSING_MAX) {
             self.log.line(Level::Warn, None, || {
                 format!("cannot restore {entity} yet: another connection holds it; the client tries again")
             });
         }
-        let more = report.failed.len().saturating_sub(MISSING_MAX)
+        let more = failed.count().saturating_sub(MISSING_MAX)
+            + report.left_out.len().saturating_sub(MISSING_MAX)
             + report.locked.len().saturating_sub(MISSING_MAX);
         if more > 0 {
             self.log.line(Level::Warn, None, || format!("{more} more entities are missing"));
@@ -312,7 +412,10 @@ impl State {
         let log = &self.log;
         match reason {
             ConnectionError::Closed(close) if close.by == Initiator::Local => {
-                log.line(Level::Info, None, || "closed by the application".to_owned());
+                log.line(Level::Info, None, || {
+                    let pending = self.story.lost.pending();
+                    format!("closed by the application{}{pending}", self.story.attempts.closed())
+                });
             }
             ConnectionError::NotRecovered { .. } => log.line(Level::Error, None, || {
                 format!("gives up, and does not try to connect again: {}", one_line(&chain(reason)))
@@ -328,106 +431,9 @@ impl State {
                 one_line(&chain(&error))
             }),
             reason => log.line(Level::Error, None, || {
-                let lost = lost_line(reason, self.idle(), self.story.lost, 0);
-                format!("{lost}; the client does not reconnect")
+                let loss = self.loss(reason, self.story.lost, 0, None);
+                format!("{loss}; the client does not reconnect")
             }),
         }
-    }
-}
-
-/// The largest number of lines about entities that one recovery writes.
-const MISSING_MAX: usize = 20;
-
-fn missing(entity: &Entity, error: &amqp_proto::ChannelError) -> String {
-    format!("cannot restore {entity}: {}", one_line(&chain(error)))
-}
-
-/// Returns whether the peer has ended the transport.
-const fn is_end(kind: io::ErrorKind) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-    matches!(kind, ConnectionReset | ConnectionAborted | BrokenPipe)
-}
-
-/// A connection on which nothing arrived for that long was idle.
-const IDLE_MIN: Duration = Duration::from_secs(5);
-
-/// Returns the line about a loss: its reason, the likely cause, and the number of interrupted requests and messages.
-fn lost_line(
-    reason: &ConnectionError,
-    idle: Option<Duration>,
-    lost: InFlight,
-    kept: usize,
-) -> String {
-    let mut text = format!("connection lost: {}", one_line(&chain(reason)));
-    let ended =
-        "; the broker was stopped or killed, or a proxy or firewall ended the TCP connection";
-    text.push_str(match reason {
-        ConnectionError::Eof => ended,
-        ConnectionError::Transport(failure) if is_end(failure.kind()) => ended,
-        ConnectionError::PeerSilent(_) => {
-            "; the network is interrupted, or the broker hangs or is overloaded"
-        }
-        _ => "",
-    });
-    // Proxies end connections that are idle: the time tells them from other ends.
-    let by_transport = matches!(reason, ConnectionError::Eof | ConnectionError::Transport(_));
-    if let Some(time) = idle.filter(|time| by_transport && *time >= IDLE_MIN) {
-        let _ = write!(text, "; nothing had arrived for {}", Rounded(time));
-    }
-    let _ = write!(text, "{lost}");
-    if kept > 0 {
-        let _ = write!(
-            text,
-            "; {} of messages kept to be published again",
-            Counted(kept as u64, "byte")
-        );
-    }
-    text
-}
-
-/// Returns the end of the line about a recovery: how many channels, queues and so on it restored.
-fn restored(report: &RecoveryReport) -> String {
-    let counts = [
-        (report.channels, "channel"),
-        (report.exchanges, "exchange"),
-        (report.queues, "queue"),
-        (report.bindings, "binding"),
-        (report.consumers, "consumer"),
-        (report.republished, "unconfirmed message"),
-    ];
-    let counts = counts.into_iter().filter(|(count, _)| *count > 0);
-    let counts: Vec<_> =
-        counts.map(|(count, what)| Counted(count as u64, what).to_string()).collect();
-    let mut counts = if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") };
-    if report.republished > 0 {
-        counts += " (published again)";
-    }
-    let missing = report.failed.len() + report.locked.len();
-    let missing = if missing > 0 { format!("; {missing} are missing") } else { String::new() };
-    format!(
-        "; attempt {}; restored in {}: {counts}{missing}",
-        report.attempts,
-        Rounded(report.restoring)
-    )
-}
-
-/// A node, by its endpoint if that is known.
-struct Node<'a>(Option<&'a amqp_proto::uri::Endpoint>, usize);
-
-impl fmt::Display for Node<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(endpoint) => endpoint.fmt(f),
-            None => write!(f, "node {}", self.1),
-        }
-    }
-}
-
-/// Displays a duration in seconds with one decimal.
-struct Rounded(Duration);
-
-impl fmt::Display for Rounded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.1} s", self.0.as_secs_f64())
     }
 }
