@@ -99,9 +99,9 @@ fn an_event_has_the_connection_and_the_channel_as_fields() {
         *events(),
         [
             format!("INFO amqp_client message={connected} connection=\"connection 1 (orders)\""),
-            "DEBUG amqp_client message=consumer 'ctag-1.1' of queue 'q' starts connection=\"connection 1 (orders)\" channel=1"
+            "DEBUG amqp_client message=consumer 'ctag-1.1' of queue 'q' starts, no prefetch limit connection=\"connection 1 (orders)\" channel=1"
                 .to_owned(),
-            "INFO amqp_client message=closed by the application connection=\"connection 1 (orders)\"".to_owned(),
+            "INFO amqp_client message=closed by the application; pending: 1 consumer connection=\"connection 1 (orders)\"".to_owned(),
         ]
     );
     #[cfg(feature = "log")]
@@ -111,8 +111,8 @@ fn an_event_has_the_connection_and_the_channel_as_fields() {
             *lines,
             [
                 format!("INFO amqp_client connection 1 (orders): {connected}"),
-                "DEBUG amqp_client connection 1 (orders), channel 1: consumer 'ctag-1.1' of queue 'q' starts".to_owned(),
-                "INFO amqp_client connection 1 (orders): closed by the application".to_owned(),
+                "DEBUG amqp_client connection 1 (orders), channel 1: consumer 'ctag-1.1' of queue 'q' starts, no prefetch limit".to_owned(),
+                "INFO amqp_client connection 1 (orders): closed by the application; pending: 1 consumer".to_owned(),
             ]
         );
     }

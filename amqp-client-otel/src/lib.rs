@@ -67,7 +67,8 @@
 //! span for each outage and for each time that the broker blocks publishing, with the failed attempts as events.
 //!
 //! # Without OpenTelemetry
-//! The feature `tracing` adds `TracingIntercept`: the same spans through the crate `tracing`, and the same headers. With
+//! The feature `tracing` adds `TracingIntercept`: spans `publish`, `process` and `receive` through the crate `tracing`, and the same
+//! headers. With
 //! `default-features = false`, the crate then does not depend on OpenTelemetry.
 //!
 //! # Exporters

@@ -35,7 +35,7 @@ type Parent = dyn Fn() -> Option<String> + Send + Sync;
 /// | Span | From | To |
 /// |---|---|---|
 /// | `publish` | the call | the confirm; without confirms, when the message is queued for sending |
-/// | `process` | when the application takes the delivery | when the delivery is settled |
+/// | `process` | when the application takes the delivery | when the delivery is settled and its handler has ended |
 /// | `receive` (`basic.get`) | when the application gets the message | at once |
 ///
 /// Their fields are named as the attributes of the semantic conventions, such as `messaging.destination.name` and `error.type`. The
