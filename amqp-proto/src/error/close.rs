@@ -79,7 +79,7 @@ impl Close {
                 || self.reply_code == ReplyCode::NOT_ALLOWED && is_limit())
     }
 
-    /// Displays the reason with its [hint](crate::Explanation::hint), without what was closed and by which side.
+    /// Displays the reason with its [hint](crate::error::Explanation::hint), without what was closed and by which side.
     ///
     /// ```
     /// # use amqp_proto::Close;
