@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use amqp_proto::error::chain;
 use amqp_proto::{ChannelError, ChannelId, Initiator, PublishError, PublishSeq, ShortStr};
 
+use super::repeats::Repeats;
 use super::text::{Consumer, Prefetch, explained};
 use super::{Counted, InFlight, Level, Limit, Log, Pause, one_line};
+use crate::counters::Counters;
 use crate::event::ChannelEvent;
 
 /// The log of a channel. `None` until the channel has a connection.
@@ -30,6 +32,7 @@ struct Lines {
     /// The line about a pause was written.
     paused: bool,
     progress: Progress,
+    repeats: Repeats,
 }
 
 /// The number of deliveries that the application had settled at the last check, and since when this number has not changed.
@@ -71,6 +74,7 @@ impl ChannelLog {
                 limits: Limits::default(),
                 paused: false,
                 progress: Progress::default(),
+                repeats: Repeats::default(),
             };
             Box::new(lines)
         }))
@@ -243,6 +247,16 @@ impl ChannelLog {
         });
     }
 
+    /// Checks whether the application requeues the same messages again and again. The last check was `every` ago.
+    pub(crate) fn repeats(&mut self, counters: &Counters, now: Instant, every: Duration) {
+        let Some(lines) = &mut self.0 else { return };
+        let Lines { repeats, consumers, .. } = &mut **lines;
+        let line = repeats.check(counters, (now, every), || named(consumers));
+        if let Some((level, text)) = line {
+            lines.line(level, || text);
+        }
+    }
+
     /// The broker has given a queue another name.
     pub(crate) fn renamed(&mut self, old: &ShortStr, new: &ShortStr) {
         let consumers = self.0.iter_mut().flat_map(|lines| lines.consumers.values_mut());
@@ -331,18 +345,8 @@ impl Lines {
                 self.end();
                 let lost = std::mem::take(&mut self.in_flight);
                 self.line(Level::Warn, || {
-                    let consumers = self.consumers.iter().take(NAMED_MAX);
-                    let consumers = consumers
-                        .map(|(tag, (queue, _))| Consumer(tag, Some(queue)).to_string());
-                    let mut consumers: Vec<_> = consumers.collect();
-                    let more = self.consumers.len() - consumers.len();
-                    if more > 0 {
-                        consumers.push(format!("{more} more"));
-                    }
-                    let ended = match consumers.len() {
-                        0 => String::new(),
-                        _ => format!(", which ends {}", consumers.join(", ")),
-                    };
+                    let ended = named(&self.consumers).map(|names| format!(", which ends {names}"));
+                    let ended = ended.unwrap_or_default();
                     format!(
                         "{}{lost}; the channel stays closed{ended}; the application has to open another",
                         explained(error)
@@ -404,5 +408,17 @@ fn count(first: PublishSeq, last: PublishSeq) -> u64 {
     last.get().saturating_sub(first.get()).saturating_add(1)
 }
 
-/// The largest number of consumers that the line about a close names.
+/// Returns the names of consumers and their queues, if there are any.
+fn named(consumers: &BTreeMap<ShortStr, (ShortStr, u16)>) -> Option<String> {
+    let first = consumers.iter().take(NAMED_MAX);
+    let mut names: Vec<_> =
+        first.map(|(tag, (queue, _))| Consumer(tag, Some(queue)).to_string()).collect();
+    let more = consumers.len() - names.len();
+    if more > 0 {
+        names.push(format!("{more} more"));
+    }
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+/// The largest number of consumers that a line names.
 const NAMED_MAX: usize = 20;

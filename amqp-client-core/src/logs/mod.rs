@@ -13,6 +13,8 @@ mod limit;
 mod off;
 #[cfg(any(feature = "log", feature = "tracing"))]
 mod on;
+#[cfg(any(feature = "log", feature = "tracing"))]
+mod repeats;
 mod text;
 
 #[cfg(any(feature = "log", feature = "tracing"))]

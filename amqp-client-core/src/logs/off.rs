@@ -1,10 +1,11 @@
 #![expect(clippy::unused_self, reason = "the other forms of these types need it")]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use amqp_proto::{ChannelError, ChannelId, ClientConfig, PublishError, PublishSeq, ShortStr};
 
 use super::{InFlight, Level, Pause};
+use crate::counters::Counters;
 use crate::event::ChannelEvent;
 
 /// Writes nothing: no logging facade is built in.
@@ -85,6 +86,8 @@ impl ChannelLog {
     pub(crate) const fn consumer_cancelled(&mut self, _: &ShortStr, _: &str) {}
 
     pub(crate) const fn progress(&mut self, _: usize, _: u64, _: Instant) {}
+
+    pub(crate) const fn repeats(&mut self, _: &Counters, _: Instant, _: Duration) {}
 
     pub(crate) const fn renamed(&mut self, _: &ShortStr, _: &ShortStr) {}
 }

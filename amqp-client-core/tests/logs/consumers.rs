@@ -90,7 +90,7 @@ pub(crate) fn reading_for_a_reply_does_not_end_the_pause() {
     scene.expect(&["INFO the client reads again, after 4.0 s: deliveries were taken"]);
 }
 
-/// A consumer that is slow for ever lags with each message.
+/// A consumer that stays slow lags with each message.
 #[test]
 pub(crate) fn a_consumer_that_always_lags_does_not_fill_the_log() {
     let mut scene = small("lags");
@@ -163,7 +163,7 @@ pub(crate) fn a_handler_that_hangs_is_reported() {
 }
 
 #[test]
-pub(crate) fn messages_that_are_requeued_for_ever_are_reported() {
+pub(crate) fn messages_that_are_requeued_again_and_again_are_reported() {
     let mut scene = Scene::new("circles");
     let channel = scene.open_channel();
     let mut consumer = scene.consume(&channel);
@@ -175,8 +175,11 @@ pub(crate) fn messages_that_are_requeued_for_ever_are_reported() {
         delivery.nack(true).expect("the channel is open");
         scene.advance(Duration::from_millis(100));
     }
-    let start = "WARN messages go in circles: of 100 messages delivered in 10s, 100 had been delivered before, and 100 were requeued \
-                 here; a message that cannot be handled comes back for ever, unless it is rejected without requeue";
+    let start = "WARN, channel 1: the same messages of consumer 'ctag-1.1' of queue 'q' are requeued again and again: of 100 delivered messages in \
+                 10s, 100 had been delivered before, and the application requeued 100; reject a message that cannot be handled, \
+                 without requeue";
     let limited = format!("{start} (1 more such line was left out before this one)");
     scene.expect(&[start, start, &limited]);
+    seconds(&mut scene, 20);
+    scene.expect(&["INFO, channel 1: the same messages are no longer requeued again and again"]);
 }

@@ -71,7 +71,7 @@ fn it_has_each_line_and_each_of_its_lines_is_written() {
         consumers::who_holds_reading_back_is_named,
         consumers::a_consumer_that_is_paused_is_named,
         consumers::a_handler_that_hangs_is_reported,
-        consumers::messages_that_are_requeued_for_ever_are_reported,
+        consumers::messages_that_are_requeued_again_and_again_are_reported,
         messages::a_returned_message_is_reported,
         messages::a_refused_message_is_reported,
         messages::a_message_that_is_too_large_is_reported,

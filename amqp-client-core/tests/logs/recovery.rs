@@ -127,7 +127,7 @@ pub(crate) fn a_failed_attempt_has_its_step_and_the_end_its_reason() {
         CONNECTING,
         "WARN attempt 1 to connect to node 0 failed after 0.0 s (step: login): login failed: connection closed during login; the credentials \
          were probably rejected: check the user and the password; user 'orders' was tried; this login has worked before: the user or the password was changed, or the broker has lost its users",
-        "ERROR gives up, and does not try to connect again: connection lost and not recovered (attempts: 1, last failure: login \
+        "ERROR stops reconnecting: connection lost and not recovered (attempts: 1, last failure: login \
          failed: connection closed during login; the credentials were probably rejected: check the user and the password): the \
          peer disconnected without closing the connection",
     ]);

@@ -418,7 +418,7 @@ impl State {
                 });
             }
             ConnectionError::NotRecovered { .. } => log.line(Level::Error, None, || {
-                format!("gives up, and does not try to connect again: {}", one_line(&chain(reason)))
+                format!("stops reconnecting: {}", one_line(&chain(reason)))
             }),
             ConnectionError::DriverGone if !self.story.opened => {}
             reason if !self.story.opened => log.line(Level::Warn, None, || {
