@@ -310,6 +310,7 @@ mod delivery;
 pub mod embedding {}
 pub mod error;
 mod event;
+mod event_queue;
 pub mod frame;
 #[cfg(any(all(test, feature = "std"), feature = "fuzzing"))]
 #[doc(hidden)]

@@ -1,10 +1,10 @@
 //! The outbound side of a connection, which all its channels share: bytes for the peer, events for the application, and limits.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::body_pool::BodyPool;
 use crate::event::{ChannelEvent, Event};
+use crate::event_queue::EventQueue;
 use crate::frame::{self, FrameKind, HEADER_EXCESS};
 use crate::method::{Arguments, Method};
 use crate::{
@@ -28,7 +28,7 @@ const MAX_UNREAD_REPLIES: usize = 16 * 1024 * 1024;
 pub(crate) struct Outbound {
     pub(crate) role: Role,
     pub(crate) transmit: Transmit,
-    pub(crate) events: VecDeque<Event>,
+    pub(crate) events: EventQueue,
     /// The negotiated limit; before the negotiation, the limit that is accepted.
     pub(crate) frame_max: u32,
     pub(crate) limits: Limits,
@@ -63,7 +63,7 @@ impl Outbound {
         Self {
             role,
             transmit: Transmit::new(),
-            events: VecDeque::new(),
+            events: EventQueue::default(),
             frame_max: effective_frame_max(limits.frame_max),
             limits,
             blocked: false,
@@ -101,7 +101,7 @@ impl Outbound {
     }
 
     pub(crate) fn emit(&mut self, channel: ChannelId, event: ChannelEvent) {
-        self.events.push_back(Event::Channel(channel, event));
+        self.events.push(Event::Channel(channel, event));
     }
 
     /// Queues a method that certainly fits into a frame.

@@ -129,7 +129,7 @@ impl ChannelState {
             whole.body.len(),
             no_ack,
         );
-        outbound.emit(self.id, ChannelEvent::Delivery { consumer, delivery });
+        outbound.events.push_delivery(self.id, consumer, delivery);
         Ok(whole.end)
     }
 
@@ -181,19 +181,19 @@ impl ChannelState {
                     let of_stream = stream_offset(&properties).is_some();
                     return self.requeue(outbound, arguments.tag, no_ack, of_stream);
                 }
-                let event = match body {
-                    Ok(body) => ChannelEvent::Delivery {
-                        consumer,
-                        delivery: assembled(&payload, &arguments, &properties, body, no_ack),
-                    },
+                match body {
+                    Ok(body) => {
+                        let delivery = assembled(&payload, &arguments, &properties, body, no_ack);
+                        outbound.events.push_delivery(self.id, consumer, delivery);
+                    }
                     Err(why) => {
                         let of_stream = stream_offset(&properties).is_some();
                         self.put_aside(outbound, arguments.tag, no_ack, Some(consumer), of_stream)?;
                         let delivery_tag = DeliveryTag(arguments.tag);
-                        ChannelEvent::Unusable { consumer, delivery_tag, why }
+                        let event = ChannelEvent::Unusable { consumer, delivery_tag, why };
+                        outbound.emit(self.id, event);
                     }
-                };
-                outbound.emit(self.id, event);
+                }
                 Ok(())
             }
             ContentMethod::GetOk { payload } => self.got(outbound, &payload, &properties, body),

@@ -141,7 +141,7 @@ impl Connection {
             }
             (Handshake::AwaitStartOk, Method::ConnectionStartOk(start_ok)) => {
                 let client_properties = start_ok.client_properties;
-                self.outbound.events.push_back(Event::Server(ServerEvent::Login {
+                self.outbound.events.push(Event::Server(ServerEvent::Login {
                     mechanism: start_ok.mechanism,
                     response: start_ok.response,
                     client_properties: client_properties.clone(),
@@ -154,7 +154,7 @@ impl Connection {
             ) => {
                 let response = secure_ok.response;
                 let event = ServerEvent::LoginResponse { response };
-                self.outbound.events.push_back(Event::Server(event));
+                self.outbound.events.push(Event::Server(event));
                 Handshake::Deciding { client_properties }
             }
             (Handshake::AwaitTuneOk { client_properties }, Method::ConnectionTuneOk(tune_ok)) => {
@@ -162,7 +162,7 @@ impl Connection {
             }
             (Handshake::AwaitOpen(agreed), Method::ConnectionOpen(open)) => {
                 let virtual_host = open.virtual_host;
-                self.outbound.events.push_back(Event::Server(ServerEvent::Open { virtual_host }));
+                self.outbound.events.push(Event::Server(ServerEvent::Open { virtual_host }));
                 Handshake::Opening(agreed)
             }
             (step, _) => {
@@ -398,7 +398,7 @@ impl Connection {
         };
         self.outbound.nacks = negotiated.peer_can("basic.nack");
         self.negotiated = Some(Arc::new(negotiated.clone()));
-        self.outbound.events.push_back(Event::Opened(Box::new(negotiated)));
+        self.outbound.events.push(Event::Opened(Box::new(negotiated)));
     }
 
     /// Queues a method whose size depends on what the application configured.

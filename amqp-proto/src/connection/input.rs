@@ -160,21 +160,21 @@ impl Connection {
             (Method::ConnectionBlocked(blocked), Role::Client) => {
                 self.outbound.blocked = true;
                 let reason = blocked.reason.detached();
-                self.outbound.events.push_back(Event::Blocked { reason });
+                self.outbound.events.push(Event::Blocked { reason });
             }
             (Method::ConnectionUnblocked(_), Role::Client) => {
                 self.outbound.blocked = false;
-                self.outbound.events.push_back(Event::Unblocked);
+                self.outbound.events.push(Event::Unblocked);
             }
             (Method::ConnectionUpdateSecretOk(_), Role::Client) if self.updating_secret > 0 => {
                 self.updating_secret -= 1;
-                self.outbound.events.push_back(Event::SecretUpdated);
+                self.outbound.events.push(Event::SecretUpdated);
             }
             (Method::ConnectionUpdateSecret(update), Role::Server) => {
                 self.outbound.reply(0, &ConnectionUpdateSecretOk {})?;
                 let (new_secret, reason) = (update.new_secret, update.reason);
                 let event = ServerEvent::UpdateSecret { new_secret, reason };
-                self.outbound.events.push_back(Event::Server(event));
+                self.outbound.events.push(Event::Server(event));
             }
             (method, _) => {
                 let facts = method.facts();

@@ -415,32 +415,31 @@ impl Connection {
     }
 
     /// Returns the next event.
+    #[inline]
     pub fn poll_event(&mut self) -> Option<Event> {
-        if let Some(Event::Channel(id, ChannelEvent::Closed(_))) = self.outbound.events.front() {
-            self.channels.release(*id, self.outbound.role);
+        if let Some(Event::Channel(id, ChannelEvent::Closed(_))) = self.peek_event() {
+            let id = *id;
+            self.channels.release(id, self.outbound.role);
         }
-        self.outbound.events.pop_front()
+        self.outbound.events.pop()
     }
 
     /// Returns the next event, if it is a delivery. [`poll_event`](Self::poll_event) returns deliveries as well; this method is
     /// faster.
     #[inline]
     pub fn poll_delivery(&mut self) -> Option<(ChannelId, ConsumerId, Delivery)> {
-        let Some(Event::Channel(_, ChannelEvent::Delivery { .. })) = self.outbound.events.front()
-        else {
-            return None;
-        };
-        match self.outbound.events.pop_front() {
-            Some(Event::Channel(id, ChannelEvent::Delivery { consumer, delivery })) => {
-                Some((id, consumer, delivery))
-            }
-            _ => None,
-        }
+        self.outbound.events.pop_delivery()
     }
 
-    /// Returns the next event without removing it.
-    pub(crate) fn peek_event(&mut self) -> Option<&mut Event> {
-        self.outbound.events.front_mut()
+    /// Returns the next event without removing it, unless it is a delivery.
+    pub(crate) fn peek_event(&self) -> Option<&Event> {
+        self.outbound.events.peek_other()
+    }
+
+    /// Returns the next event without removing it, if it is a delivery.
+    #[inline]
+    pub(crate) fn peek_delivery(&mut self) -> Option<(ChannelId, ConsumerId, &mut Delivery)> {
+        self.outbound.events.peek_delivery()
     }
 
     /// Returns the unconfirmed publishes of a channel, until its `Closed` event is polled.
@@ -575,7 +574,7 @@ impl Connection {
         self.connect_step = self.connect_step.map(|step| step.of_failure(&error));
         self.state = Err(error.clone());
         self.channels.terminate(&mut self.outbound, &error);
-        self.outbound.events.push_back(Event::Closed(error));
+        self.outbound.events.push(Event::Closed(error));
     }
 
     fn out_of_time(&self) -> ConnectionError {

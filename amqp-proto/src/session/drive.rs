@@ -282,13 +282,12 @@ impl Session {
                     }
                     self.context.connection.unconfirmed(id)
                 }
-                Some(_) => Vec::new(),
-                None => {
-                    self.context.forget_orphans();
-                    return None;
-                }
+                _ => Vec::new(),
             };
-            let event = self.context.connection.poll_event()?;
+            let Some(event) = self.context.connection.poll_event() else {
+                self.context.forget_orphans();
+                return None;
+            };
             if let Some(event) = self.take(event, unconfirmed) {
                 return Some(event);
             }
@@ -302,13 +301,9 @@ impl Session {
         if !self.context.events.is_empty() {
             return None;
         }
-        let Event::Channel(id, ChannelEvent::Delivery { consumer, delivery }) =
-            self.context.connection.peek_event()?
-        else {
-            return None;
-        };
-        let record = self.context.channels.get_mut(*id).filter(|own| own.orphans.is_empty())?;
-        if record.streams.watches(*consumer) {
+        let (id, consumer, delivery) = self.context.connection.peek_delivery()?;
+        let record = self.context.channels.get_mut(id).filter(|own| own.orphans.is_empty())?;
+        if record.streams.watches(consumer) {
             return None;
         }
         delivery.renumber(|tag| record.tags.received(tag));
