@@ -19,8 +19,10 @@ pub(super) struct Timers {
     /// The maximum time without sending, and without receiving.
     send_after: Duration,
     receive_timeout: Duration,
-    last_sent: Instant,
-    last_received: Instant,
+    /// When a heartbeat is due, unless something is sent before. Computed when something was sent: there are several turns between.
+    send_at: Option<Instant>,
+    /// When the peer will have been silent for too long, unless something arrives before.
+    silent_at: Option<Instant>,
     /// When the peer last seemed silent for too long: nothing was known to have arrived in that time.
     seemed_silent: Instant,
     /// Reading is suspended, or the loop judges silence by its reads.
@@ -50,35 +52,31 @@ impl Timers {
             heartbeat: Duration::ZERO,
             send_after: Duration::ZERO,
             receive_timeout: Duration::ZERO,
-            last_sent: now,
-            last_received: now,
+            send_at: None,
+            silent_at: None,
             seemed_silent: now,
             reading_suspended: false,
         }
     }
 
     pub(super) fn sent(&mut self, now: Instant) {
-        self.last_sent = now;
+        if !self.heartbeat.is_zero() {
+            self.send_at = now.checked_add(self.send_after);
+        }
     }
 
     pub(super) fn received(&mut self, now: Instant) {
-        self.last_received = now;
+        if !self.heartbeat.is_zero() {
+            self.silent_at = now.checked_add(self.receive_timeout);
+        }
     }
 
     /// Reading was suspended or goes on. The peer has the full time again from when it goes on.
     pub(super) fn suspend_reading(&mut self, now: Instant, suspended: bool) {
         if self.reading_suspended && !suspended {
-            self.last_received = now;
+            self.received(now);
         }
         self.reading_suspended = suspended;
-    }
-
-    /// Returns when the peer will have been silent for too long, unless something arrives before.
-    fn silent_at(&self) -> Option<Instant> {
-        if self.heartbeat.is_zero() {
-            return None;
-        }
-        self.last_received.checked_add(self.receive_timeout)
     }
 
     /// The receive timeout has passed, as far as is known. Returns whether the connection is to fail at once.
@@ -92,12 +90,12 @@ impl Timers {
 
     /// Returns whether the peer was found silent for too long, and nothing has come since.
     pub(super) fn peer_seems_silent(&self) -> bool {
-        self.silent_at().is_some_and(|at| at <= self.seemed_silent)
+        self.silent_at.is_some_and(|at| at <= self.seemed_silent)
     }
 
     /// Returns whether the peer has been silent for too long, given that there was nothing to read at `now`.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
-        self.silent_at().is_some_and(|at| at <= now)
+        self.silent_at.is_some_and(|at| at <= now)
     }
 
     /// Heartbeats start when the limits are agreed on (spec 4.2.7).
@@ -105,8 +103,8 @@ impl Timers {
         self.heartbeat = interval;
         self.send_after = interval / SEND_AFTER;
         self.receive_timeout = interval.saturating_mul(GIVE_UP_AFTER);
-        self.last_sent = now;
-        self.last_received = now;
+        self.sent(now);
+        self.received(now);
     }
 
     pub(super) fn clear_deadline(&mut self) {
@@ -154,14 +152,12 @@ impl Timers {
             (None, _) => {}
         };
         consider(self.requeue, TimerReason::Requeue);
-        if !self.heartbeat.is_zero() {
-            consider(self.last_sent.checked_add(self.send_after), TimerReason::Heartbeat);
-            let look_at = match self.peer_seems_silent() {
-                true => self.seemed_silent.checked_add(LOOK_AGAIN),
-                false => self.silent_at(),
-            };
-            consider(look_at, TimerReason::Silence);
-        }
+        consider(self.send_at, TimerReason::Heartbeat);
+        let look_at = match self.peer_seems_silent() {
+            true => self.seemed_silent.checked_add(LOOK_AGAIN),
+            false => self.silent_at,
+        };
+        consider(look_at, TimerReason::Silence);
         next
     }
 
