@@ -33,6 +33,7 @@ struct Lines {
     paused: bool,
     progress: Progress,
     repeats: Repeats,
+    ended: bool,
 }
 
 /// The number of deliveries that the application had settled at the last check, and since when this number has not changed.
@@ -75,6 +76,7 @@ impl ChannelLog {
                 paused: false,
                 progress: Progress::default(),
                 repeats: Repeats::default(),
+                ended: false,
             };
             Box::new(lines)
         }))
@@ -118,9 +120,15 @@ impl ChannelLog {
         }
     }
 
-    /// Takes the number of requests and messages that the loss of the connection has interrupted.
+    /// Takes the number of requests and messages that the loss of the connection has interrupted. Call this after each event: a channel
+    /// that has ended needs its log no longer, and the application may keep many such channels.
     pub(crate) fn take_lost(&mut self) -> Option<InFlight> {
-        self.0.as_mut()?.lost.take()
+        let lines = self.0.as_mut()?;
+        let lost = lines.lost.take();
+        if lines.ended {
+            self.0 = None;
+        }
+        lost
     }
 
     /// The broker has confirmed or refused these messages.
@@ -371,6 +379,7 @@ impl Lines {
 
     /// The channel ends: nothing that was left out stays uncounted.
     fn end(&mut self) {
+        self.ended = true;
         let Limits {
             returned,
             unusable,
@@ -392,6 +401,7 @@ impl Lines {
             (paused, Level::Warn, "paused consumers"),
             (flow, Level::Warn, "pauses of publishing"),
             (stuck, Level::Info, "deliveries that nobody settles"),
+            (&mut self.repeats.limit, Level::Warn, "messages that are requeued again and again"),
         ] {
             let count = limit.take_left_out();
             if count > 0 {

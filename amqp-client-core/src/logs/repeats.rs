@@ -14,7 +14,7 @@ pub(super) struct Repeats {
     requeued: u64,
     /// A line has reported such messages, and none that they have ended.
     reported: bool,
-    limit: Limit,
+    pub(super) limit: Limit,
 }
 
 impl Repeats {

@@ -168,18 +168,29 @@ pub(crate) fn messages_that_are_requeued_again_and_again_are_reported() {
     let channel = scene.open_channel();
     let mut consumer = scene.consume(&channel);
     scene.lines();
-    for _ in 0..400 {
-        scene.peer.redeliver(channel.id(), consumer.tag(), b"poison");
-        scene.turn();
-        let delivery = consumer.try_next().expect("it has arrived");
-        delivery.nack(true).expect("the channel is open");
-        scene.advance(Duration::from_millis(100));
-    }
-    let start = "WARN, channel 1: the same messages of consumer 'ctag-1.1' of queue 'q' are requeued again and again: of 100 delivered messages in \
-                 10s, 100 had been delivered before, and the application requeued 100; reject a message that cannot be handled, \
-                 without requeue";
+    let mut requeue = |scene: &mut Scene, count| {
+        for _ in 0..count {
+            scene.peer.redeliver(channel.id(), consumer.tag(), b"poison");
+            scene.turn();
+            let delivery = consumer.try_next().expect("it has arrived");
+            delivery.nack(true).expect("the channel is open");
+            scene.advance(Duration::from_millis(100));
+        }
+    };
+    requeue(&mut scene, 400);
+    let start = "WARN, channel 1: the same messages of consumer 'ctag-1.1' of queue 'q' are requeued again and again: of 100 delivered \
+                 messages in 10s, 100 had been delivered before, and the application requeued 100; reject a message that cannot be \
+                 handled, without requeue";
     let limited = format!("{start} (1 more such line was left out before this one)");
     scene.expect(&[start, start, &limited]);
+    let over = "INFO, channel 1: the same messages are no longer requeued again and again";
     seconds(&mut scene, 20);
-    scene.expect(&["INFO, channel 1: the same messages are no longer requeued again and again"]);
+    scene.expect(&[over]);
+    requeue(&mut scene, 110);
+    seconds(&mut scene, 20);
+    scene.expect(&[over]);
+    scene.run(channel.close()).expect("it is closed");
+    let left = "WARN, channel 1: 2 more lines about messages that are requeued again and again were left out";
+    let lines = scene.lines();
+    assert!(lines.iter().any(|line| line.contains(left)), "{lines:?}");
 }
