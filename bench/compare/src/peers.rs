@@ -18,8 +18,14 @@ pub(crate) fn all() -> Vec<Peer> {
     let ours =
         |name, runtime| Peer { name, program: "release/amqp-bench-ours", runtime, is_ours: true };
     let other = |name, program, runtime| Peer { name, program, runtime, is_ours: false };
+    let floor = |name, runtime| other(name, "release/amqp-bench-floors", runtime);
     vec![
         other("raw", "release/raw", ""),
+        floor("floor-epoll", "epoll"),
+        floor("floor-ct", "ct"),
+        floor("floor-ct-driver", "ct-driver"),
+        floor("floor-mt", "mt"),
+        floor("floor-mt-driver", "mt-driver"),
         ours("proto", "proto"),
         ours("tokio-ct", "tokio-ct"),
         ours("tokio", "tokio"),

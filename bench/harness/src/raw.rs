@@ -1,12 +1,10 @@
-//! The limit: bytes that are encoded beforehand, plain `send` and `recv`, one thread. Reading only splits frames.
+//! The limit: bytes that are encoded beforehand, plain `send` and `recv`, one thread. Reading only splits frames, and a
+//! round trip does not even do that: it counts bytes. See [`floor`].
 
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::AsRawFd as _;
-use std::time::Instant;
 
-use nix::sys::socket::{MsgFlags, recv, send};
-
+use crate::floor::{self, Exchange, Recv};
 use crate::job::{Job, Latencies, Mark, report};
 use crate::wire::{
     BODY, CHANNEL_MAX, FRAME_END, FRAME_MAX, HEADER, METHOD, Put as _, Take, method, publish, split,
@@ -35,36 +33,7 @@ pub fn run(job: &Job) -> io::Result<()> {
             start = Mark::now();
             peer.confirm(&message, job.count)?;
         }
-        "confirm-each" => {
-            peer.call((85, 10), &[0], (85, 11))?;
-            start = Mark::now();
-            peer.round_trips(job, &mut latencies, &message, |peer| {
-                peer.expect((60, 80)).map(drop)
-            })?;
-        }
         "consume" | "consume-ack" | "consume-ack-100" => start = peer.consume(job)?,
-        "rpc" => {
-            let mut arguments = Vec::new();
-            arguments.short(0).shortstr(job.queue.as_bytes()).octet(0b1100).long(0);
-            peer.call((50, 10), &arguments, (50, 11))?;
-            peer.start_consumer(job, true)?;
-            peer.expect((60, 21))?;
-            start = Mark::now();
-            peer.round_trips(job, &mut latencies, &message, |peer| peer.message(job.size))?;
-        }
-        "get" => {
-            let mut arguments = Vec::new();
-            arguments.short(0).shortstr(job.queue.as_bytes()).octet(1);
-            let mut get = Vec::new();
-            method(&mut get, 1, (60, 70), &arguments);
-            peer.round_trips(job, &mut latencies, &get, |peer| peer.message(job.size))?;
-        }
-        "declare" => {
-            let declare = declare(&job.queue);
-            peer.round_trips(job, &mut latencies, &declare, |peer| {
-                peer.expect((50, 11)).map(drop)
-            })?;
-        }
         "fill" => {
             peer.send(&declare(&job.queue))?;
             peer.expect((50, 11))?;
@@ -76,10 +45,24 @@ pub fn run(job: &Job) -> io::Result<()> {
             arguments.short(0).shortstr(job.queue.as_bytes()).octet(0);
             peer.call((50, 40), &arguments, (50, 41))?;
         }
-        _ => job.not_offered(),
+        _ => {
+            let Some(exchange) = peer.exchange(job, message)? else { job.not_offered() };
+            let mut transport = Recv::new(&peer.stream, &exchange);
+            start = Mark::now();
+            floor::blocking(floor::round_trips(job.count, &mut transport, &mut latencies))?;
+        }
     }
     report(job, start, latencies);
     Ok(())
+}
+
+/// Connects, and makes the first of a job's round trips. Returns the stream and the bytes of each; `None` if the job has none.
+pub fn exchange(job: &Job) -> io::Result<Option<(TcpStream, Exchange)>> {
+    let mut peer = Peer::connect(&job.url)?;
+    let mut message = Vec::new();
+    publish(&mut message, 1, job.queue.as_bytes(), job.size);
+    let exchange = peer.exchange(job, message)?;
+    Ok(exchange.map(|exchange| (peer.stream, exchange)))
 }
 
 fn declare(queue: &str) -> Vec<u8> {
@@ -96,6 +79,8 @@ struct Peer {
     buffer: Vec<u8>,
     head: usize,
     tail: usize,
+    /// The number of bytes read so far.
+    received: usize,
 }
 
 impl Peer {
@@ -104,7 +89,7 @@ impl Peer {
         let authority = authority.rsplit('@').next().unwrap_or(authority);
         let stream = TcpStream::connect(authority.split('/').next().unwrap_or(authority))?;
         stream.set_nodelay(true)?;
-        let mut peer = Self { stream, buffer: vec![0; 2 * WRITE], head: 0, tail: 0 };
+        let mut peer = Self { stream, buffer: vec![0; 2 * WRITE], head: 0, tail: 0, received: 0 };
         peer.send(b"AMQP\x00\x00\x09\x01")?;
         peer.expect((10, 10))?;
         let mut capabilities = Vec::new();
@@ -129,12 +114,8 @@ impl Peer {
         Ok(peer)
     }
 
-    fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let sent = send(self.stream.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?;
-            bytes = &bytes[sent..];
-        }
-        Ok(())
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        floor::send_all(&self.stream, bytes)
     }
 
     fn request(&self, channel: u16, id: (u16, u16), arguments: &[u8]) -> io::Result<()> {
@@ -156,13 +137,10 @@ impl Peer {
             (self.head, self.tail) = (0, self.tail - self.head);
         }
         let room = &mut self.buffer[self.tail..];
-        match recv(self.stream.as_raw_fd(), room, MsgFlags::empty())? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            count => {
-                self.tail += count;
-                Ok(())
-            }
-        }
+        let count = floor::read(&self.stream, room)?;
+        self.tail += count;
+        self.received += count;
+        Ok(())
     }
 
     /// A frame that is there already: its kind, and where its payload is.
@@ -273,20 +251,37 @@ impl Peer {
         Ok(())
     }
 
-    fn round_trips(
-        &mut self,
-        job: &Job,
-        latencies: &mut Latencies,
-        bytes: &[u8],
-        answer: impl Fn(&mut Self) -> io::Result<()>,
-    ) -> io::Result<()> {
-        for _ in 0..job.count {
-            let start = Instant::now();
-            self.send(bytes)?;
-            answer(self)?;
-            latencies.since(start);
+    /// Makes the first round trip of a job, and checks its reply. All later replies have the same number of bytes.
+    fn exchange(&mut self, job: &Job, message: Vec<u8>) -> io::Result<Option<Exchange>> {
+        let queue = job.queue.as_bytes();
+        let mut arguments = Vec::new();
+        arguments.short(0).shortstr(queue);
+        let (request, reply) = match job.scenario.as_str() {
+            "confirm-each" => {
+                self.call((85, 10), &[0], (85, 11))?;
+                (message, Some((60, 80)))
+            }
+            "rpc" => {
+                self.call((50, 10), arguments.octet(0b1100).long(0), (50, 11))?;
+                self.start_consumer(job, true)?;
+                self.expect((60, 21))?;
+                (message, None)
+            }
+            "get" => {
+                let mut get = Vec::new();
+                method(&mut get, 1, (60, 70), arguments.octet(1));
+                (get, None)
+            }
+            "declare" => (declare(&job.queue), Some((50, 11))),
+            _ => return Ok(None),
+        };
+        let before = self.received;
+        self.send(&request)?;
+        match reply {
+            Some(id) => self.expect(id).map(drop)?,
+            None => self.message(job.size)?,
         }
-        Ok(())
+        Ok(Some(Exchange { request, reply: self.received - before }))
     }
 
     fn start_consumer(&mut self, job: &Job, no_ack: bool) -> io::Result<()> {
