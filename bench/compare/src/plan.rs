@@ -15,6 +15,30 @@ pub(crate) struct Effort {
     pub(crate) seconds: f64,
 }
 
+/// Round trips have this many times as many runs, each that much shorter. A core may change its speed from run to run, and
+/// quartiles of a few runs do not show that.
+const SHORTER: usize = 3;
+
+impl Effort {
+    fn is_split(scenario: &Scenario) -> bool {
+        scenario.kind == Kind::Latency && scenario.count.is_none()
+    }
+
+    /// Returns the number of runs of each client.
+    pub(crate) fn runs_of(&self, scenario: &Scenario) -> usize {
+        match scenario.kind {
+            Kind::Resource => 1,
+            _ if Self::is_split(scenario) => self.runs * SHORTER,
+            _ => self.runs,
+        }
+    }
+
+    /// Returns the target time of each run.
+    pub(crate) fn seconds_of(&self, scenario: &Scenario) -> f64 {
+        if Self::is_split(scenario) { self.seconds / SHORTER as f64 } else { self.seconds }
+    }
+}
+
 /// The cores and the broker of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Target {

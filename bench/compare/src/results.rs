@@ -30,6 +30,18 @@ pub(crate) struct Row {
     pub(crate) kind: Kind,
     pub(crate) peer: String,
     pub(crate) runs: Vec<Run>,
+    /// Of the runs of a round trip: the lower quartile, the median and the upper quartile.
+    #[serde(default)]
+    pub(crate) quartiles: Option<Quartiles>,
+}
+
+/// The spread of a row's runs.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Quartiles {
+    /// Of the median latency, in microseconds.
+    pub(crate) p50: [f64; 3],
+    /// Of the processor time of an operation, in microseconds.
+    pub(crate) cpu: [f64; 3],
 }
 
 /// A driver's report of a run.
@@ -64,18 +76,29 @@ impl Run {
     pub(crate) fn switches_each(&self) -> f64 {
         self.switches as f64 / self.count as f64
     }
+
 }
 
 impl Row {
     pub(crate) fn median(&self, of: impl Fn(&Run) -> f64) -> f64 {
+        let [_, median, _] = self.quartiles_of(of);
+        median
+    }
+
+    /// Returns the lower quartile, the median and the upper quartile of the runs.
+    pub(crate) fn quartiles_of(&self, of: impl Fn(&Run) -> f64) -> [f64; 3] {
         let mut values: Vec<f64> = self.runs.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
-        match values.len() {
-            0 => 0.0,
-            odd if odd % 2 == 1 => values[odd / 2],
-            even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
-        }
+        [0.25, 0.5, 0.75].map(|share| quantile(&values, share))
     }
+}
+
+/// Interpolates between the two values that are next to that share of sorted values.
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let position = sorted.len().saturating_sub(1) as f64 * share;
+    let value = |index: f64| sorted.get(index as usize).copied().unwrap_or(0.0);
+    let (below, above) = (value(position.floor()), value(position.ceil()));
+    below + (above - below) * position.fract()
 }
 
 /// The costs of a message that hardly vary from run to run.
@@ -87,4 +110,20 @@ pub(crate) struct Profile {
     pub(crate) instructions: Option<f64>,
     pub(crate) allocations: Option<f64>,
     pub(crate) system_calls: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quantile;
+
+    #[test]
+    fn quartiles_lie_between_values() {
+        assert_eq!(
+            [0.25, 0.5, 0.75].map(|share| quantile(&[1.0, 2.0, 4.0], share)),
+            [1.5, 2.0, 3.0]
+        );
+        assert_eq!(quantile(&[3.0, 5.0], 0.5), 4.0);
+        assert_eq!([0.25, 0.75].map(|share| quantile(&[7.0], share)), [7.0, 7.0]);
+        assert_eq!(quantile(&[], 0.5), 0.0);
+    }
 }

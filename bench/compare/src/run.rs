@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::broker::{Broker, pinned};
 use crate::peers::Peer;
 use crate::plan::{Effort, Kind, Scenario, Target};
-use crate::results::{Results, Row, Run};
+use crate::results::{Quartiles, Results, Row, Run};
 
 /// The time limit of a driver.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -37,7 +37,7 @@ pub(crate) fn scenario(
     let taking_part = peers.iter().filter(|peer| peer.takes_part(target, scenario));
     let mut measured: Vec<_> =
         taking_part.filter_map(|peer| prepare(broker, target, scenario, peer, effort)).collect();
-    let runs = if scenario.kind == Kind::Resource { 1 } else { effort.runs };
+    let runs = effort.runs_of(scenario);
     for round in 0..runs {
         let mut order: Vec<_> = measured.iter_mut().collect();
         if round % 2 == 1 {
@@ -51,8 +51,13 @@ pub(crate) fn scenario(
             }
         }
     }
-    let done = measured.into_iter().map(|(_, _, row)| row).filter(|row| !row.runs.is_empty());
-    results.rows.extend(done);
+    for (_, _, mut row) in measured.into_iter().filter(|(_, _, row)| !row.runs.is_empty()) {
+        if scenario.kind == Kind::Latency {
+            let (p50, cpu) = (row.quartiles_of(|run| run.p50), row.quartiles_of(Run::cpu));
+            row.quartiles = Some(Quartiles { p50, cpu });
+        }
+        results.rows.push(row);
+    }
     let took = begun.elapsed().as_secs_f64();
     eprintln!("{target}: {} {} ({took:.0} s)", scenario.name, scenario.size);
 }
@@ -72,6 +77,7 @@ fn prepare<'a>(
         kind: scenario.kind,
         peer: peer.name.to_owned(),
         runs: Vec::new(),
+        quartiles: None,
     };
     if let Some(count) = scenario.count {
         return Some((peer, count, row));
@@ -87,8 +93,8 @@ fn prepare<'a>(
             }
         };
         // A real broker's mood changes within a second.
-        let seconds =
-            if target == Target::Rabbitmq { 3.0 * effort.seconds } else { effort.seconds };
+        let factor = if target == Target::Rabbitmq { 3.0 } else { 1.0 };
+        let seconds = factor * effort.seconds_of(scenario);
         let scaled = (count as f64 * seconds / run.wall.max(1e-6)) as u64;
         // A short run does not predict the duration of a long one.
         if run.wall * 5.0 >= seconds || scaled <= count * 2 {

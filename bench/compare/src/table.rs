@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::peers;
 use crate::plan::{Kind, TARGETS};
-use crate::results::{Profile, Results, Row};
+use crate::results::{Profile, Results, Row, Run};
 
 pub(crate) fn markdown(results: &Results) -> String {
     let mut out = String::new();
@@ -39,7 +39,7 @@ pub(crate) fn markdown(results: &Results) -> String {
         let latencies: Vec<_> = of(Kind::Latency).collect();
         section(
             &mut out,
-            &format!("{target}: microseconds, p50 / p99 / p99.9"),
+            &format!("{target}: microseconds, p50 (quartiles of the runs) / p99 / p99.9"),
             &latencies,
             |row| {
                 let [p50, p99, p999] = [
@@ -47,14 +47,19 @@ pub(crate) fn markdown(results: &Results) -> String {
                     row.median(|run| run.p99),
                     row.median(|run| run.p999),
                 ];
-                format!("{} / {} / {}", rounded(p50), rounded(p99), rounded(p999))
+                let quartiles = row.quartiles.map(|quartiles| spread(quartiles.p50));
+                let quartiles = quartiles.unwrap_or_default();
+                format!("{}{quartiles} / {} / {}", rounded(p50), rounded(p99), rounded(p999))
             },
         );
         section(
             &mut out,
-            &format!("{target}: microseconds of CPU for each operation"),
+            &format!("{target}: microseconds of CPU for each operation (quartiles of the runs)"),
             &latencies,
-            |row| rounded(row.median(|run| run.cpu())),
+            |row| {
+                let quartiles = row.quartiles.map(|quartiles| spread(quartiles.cpu));
+                format!("{}{}", rounded(row.median(Run::cpu)), quartiles.unwrap_or_default())
+            },
         );
         let resources: Vec<_> = of(Kind::Resource).collect();
         section(&mut out, &format!("{target}: resident MiB (threads)"), &resources, |row| {
@@ -165,6 +170,11 @@ fn matrix<C: Cell>(
         out.push('\n');
     }
     out.push('\n');
+}
+
+/// Lower and upper quartile, to put after a median.
+fn spread([lower, _, upper]: [f64; 3]) -> String {
+    format!(" ({}–{})", rounded(lower), rounded(upper))
 }
 
 /// Three digits that count.
