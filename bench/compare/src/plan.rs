@@ -177,6 +177,8 @@ fn one_core(quick: bool) -> Vec<Scenario> {
         latency("declare", 0),
         topology(),
     ];
+    let herds: &[u32] = if quick { &[1000] } else { &[1, 10, 100, 1000, 4000] };
+    scenarios.extend(herds.iter().map(|tasks| flow(&format!("herd/tasks={tasks}"), 256)));
     if !quick {
         scenarios.push(flow("consume-ack/prefetch=10", 256));
         scenarios.push(latency("get", 256));

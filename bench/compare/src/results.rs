@@ -61,6 +61,9 @@ pub(crate) struct Run {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
     pub(crate) p999: f64,
+    /// Polls of tasks, if the driver counts them.
+    #[serde(default)]
+    pub(crate) polls: u64,
 }
 
 impl Run {
@@ -77,6 +80,9 @@ impl Run {
         self.switches as f64 / self.count as f64
     }
 
+    pub(crate) fn polls_each(&self) -> f64 {
+        self.polls as f64 / self.count as f64
+    }
 }
 
 impl Row {

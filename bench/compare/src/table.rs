@@ -33,6 +33,11 @@ pub(crate) fn markdown(results: &Results) -> String {
         section(&mut out, &format!("{target}: context switches for each message"), &flows, |row| {
             rounded(row.median(|run| run.switches_each()))
         });
+        let polled: Vec<_> =
+            flows.iter().copied().filter(|row| row.median(Run::polls_each) > 0.0).collect();
+        section(&mut out, &format!("{target}: polls of tasks for each message"), &polled, |row| {
+            rounded(row.median(Run::polls_each))
+        });
         section(&mut out, &format!("{target}: peak memory in MiB"), &flows, |row| {
             rounded(row.median(|run| run.peak_kib as f64) / 1024.0)
         });

@@ -3,7 +3,10 @@
 //! `driver SCENARIO COUNT SIZE URL QUEUE`; a scenario may have parameters: `publish/tasks=4`. A driver that does not offer a
 //! scenario ends with status 3.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Usage, UsageWho, getrusage};
@@ -106,6 +109,18 @@ impl Latencies {
     }
 }
 
+static POLLS: AtomicU64 = AtomicU64::new(0);
+
+/// Counts the polls of a task for the report.
+pub async fn count_polls<F: Future>(task: F) -> F::Output {
+    let mut task = pin!(task);
+    poll_fn(|cx| {
+        POLLS.fetch_add(1, Ordering::Relaxed);
+        task.as_mut().poll(cx)
+    })
+    .await
+}
+
 /// Prints the resources used from `start` until now.
 pub fn report(job: &Job, start: Mark, latencies: Latencies) {
     report_at(job, start, Mark::now(), latencies);
@@ -122,7 +137,7 @@ pub fn report_at(job: &Job, start: Mark, end: Mark, mut latencies: Latencies) {
     let switches =
         |usage: &Usage| usage.voluntary_context_switches() + usage.involuntary_context_switches();
     println!(
-        "{{\"count\":{},\"wall\":{:.6},\"user\":{:.6},\"sys\":{:.6},\"switches\":{},\"rss_kib\":{},\"peak_kib\":{},\"threads\":{},\"p50\":{:.2},\"p99\":{:.2},\"p999\":{:.2}}}",
+        "{{\"count\":{},\"wall\":{:.6},\"user\":{:.6},\"sys\":{:.6},\"switches\":{},\"rss_kib\":{},\"peak_kib\":{},\"threads\":{},\"p50\":{:.2},\"p99\":{:.2},\"p999\":{:.2},\"polls\":{}}}",
         job.count,
         (end.at - start.at).as_secs_f64(),
         between(Usage::user_time),
@@ -134,6 +149,7 @@ pub fn report_at(job: &Job, start: Mark, end: Mark, mut latencies: Latencies) {
         latencies.percentile(0.5),
         latencies.percentile(0.99),
         latencies.percentile(0.999),
+        POLLS.load(Ordering::Relaxed),
     );
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::process;
 use std::time::Instant;
 
-use amqp_bench_harness::job::{Job, Latencies, Mark, report};
+use amqp_bench_harness::job::{Job, Latencies, Mark, count_polls, report};
 use amqp_client_core::proto::{RawProperties, Route};
 use amqp_client_core::{
     Channel, Connection, ConsumeOptions, Publisher, PublisherOptions, QueueOptions,
@@ -31,6 +31,7 @@ pub(crate) async fn run<R: Runtime>(job: Job) -> Outcome {
             publish_tasks::<R>(&job, &connection, &channel, &body).await?;
         }
         "publish" => publish(&channel, &job.queue, job.count, &body).await?,
+        "herd" => start = herd::<R>(&job, &channel, &body).await?,
         "publish-prepared" => publish_prepared(&job, &channel, &body).await?,
         "publish-batch" => publish_batch(&job, &channel, &body).await?,
         "confirm" | "confirm-batch" | "confirm-each" => {
@@ -38,7 +39,7 @@ pub(crate) async fn run<R: Runtime>(job: Job) -> Outcome {
             channel.confirm_select().await?;
             start = Mark::now();
             if job.scenario == "confirm" {
-                confirm(&publisher, &job.queue, job.count, &body).await?;
+                confirm(&publisher, &job.queue, job.count, &body, WINDOW).await?;
             } else if job.scenario == "confirm-batch" {
                 confirm_batch(&publisher, &job, &body).await?;
             } else {
@@ -169,10 +170,31 @@ async fn publish_tasks<R: Runtime>(
     join_all(running).await.into_iter().collect()
 }
 
-async fn confirm(publisher: &Publisher, queue: &str, count: u64, body: &Bytes) -> Outcome {
-    let mut under_way = VecDeque::with_capacity(WINDOW);
+/// `tasks` tasks on one publisher, each with up to ten unconfirmed messages.
+async fn herd<R: Runtime>(job: &Job, channel: &Channel, body: &Bytes) -> Outcome<Mark> {
+    let publisher = publisher(channel)?;
+    channel.confirm_select().await?;
+    let tasks = job.parameter("tasks", 1);
+    let start = Mark::now();
+    let tasks = (0..tasks).map(|number| {
+        let (publisher, queue, body) = (publisher.clone(), job.queue.clone(), body.clone());
+        let count = job.share(number, tasks);
+        R::spawn(count_polls(async move { confirm(&publisher, &queue, count, &body, 10).await }))
+    });
+    join_all(tasks.collect::<Vec<_>>()).await.into_iter().collect::<Outcome>()?;
+    Ok(start)
+}
+
+async fn confirm(
+    publisher: &Publisher,
+    queue: &str,
+    count: u64,
+    body: &Bytes,
+    window: usize,
+) -> Outcome {
+    let mut under_way = VecDeque::with_capacity(window);
     for _ in 0..count {
-        if under_way.len() == WINDOW {
+        if under_way.len() == window {
             if let Some(oldest) = under_way.pop_front() {
                 oldest.await?;
             }
@@ -215,7 +237,8 @@ async fn mixed<R: Runtime>(job: &Job, channel: &Channel, body: &Bytes) -> Outcom
     let publisher = publisher(channel)?;
     let (count, queue, body) = (job.count, job.queue.clone(), body.clone());
     let start = Mark::now();
-    let publishing = R::spawn(async move { confirm(&publisher, &queue, count, &body).await });
+    let publishing =
+        R::spawn(async move { confirm(&publisher, &queue, count, &body, WINDOW).await });
     let consuming = async {
         for _ in 0..job.count {
             let delivery = consumer.next().await.ok_or("the consumer ended")??;

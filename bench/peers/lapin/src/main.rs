@@ -8,7 +8,7 @@ mod call;
 use std::process;
 use std::time::{Duration, Instant};
 
-use amqp_bench_harness::job::{Job, Latencies, Mark, report};
+use amqp_bench_harness::job::{Job, Latencies, Mark, count_polls, report};
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
 use lapin::message::Delivery;
@@ -75,7 +75,7 @@ async fn run(job: Job) -> Outcome {
     let body = vec![b'x'; job.size];
     let queue = ShortString::from(job.queue.as_str());
     let mut latencies = Latencies::with_capacity(job.count);
-    if job.scenario.starts_with("confirm") || job.scenario == "unconfirmed" {
+    if job.scenario.starts_with("confirm") || ["unconfirmed", "herd"].contains(&&*job.scenario) {
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
     }
     let mut start = Mark::now();
@@ -89,6 +89,7 @@ async fn run(job: Job) -> Outcome {
             }
             declare(&channel, "barrier", durable()).await?;
         }
+        "herd" => herd(&job, &channel).await?,
         "publish-pipelined" => {
             let publishes = stream::iter(0..job.count).map(|_| publish(&channel, &queue, &body));
             let mut publishes = publishes.buffered(WINDOW);
@@ -199,6 +200,29 @@ async fn publish_tasks(job: &Job, connection: &Connection, channel: &Channel) ->
             }
             declare(&channel, "barrier", durable()).await
         }));
+    }
+    for task in running {
+        task.await??;
+    }
+    Ok(())
+}
+
+/// `tasks` tasks on one channel, each with up to ten unconfirmed messages.
+async fn herd(job: &Job, channel: &Channel) -> Outcome {
+    let tasks = job.parameter("tasks", 1);
+    let mut running = Vec::new();
+    for number in 0..tasks {
+        let (count, queue) = (job.share(number, tasks), ShortString::from(job.queue.as_str()));
+        let (channel, body) = (channel.clone(), vec![b'x'; job.size]);
+        running.push(tokio::spawn(count_polls(async move {
+            let confirms = stream::iter(0..count)
+                .map(|_| async { Outcome::Ok(publish(&channel, &queue, &body).await?.await?) });
+            let mut confirms = confirms.buffered(10);
+            while let Some(confirmed) = confirms.next().await {
+                assert!(confirmed?.is_ack());
+            }
+            Outcome::Ok(())
+        })));
     }
     for task in running {
         task.await??;
