@@ -11,6 +11,9 @@ use crate::plan::Target;
 const NULL_BROKER: &str = "target/release/null-broker";
 const PORT: u16 = 5791;
 const TLS_PORT: u16 = 5792;
+const SLOW_PORT: u16 = 5793;
+/// 2 MiB.
+const SLOW_BYTES_PER_SECOND: u32 = 2 * 1024 * 1024;
 
 /// A broker, until it is dropped.
 pub(crate) struct Broker {
@@ -42,10 +45,15 @@ pub(crate) fn start(target: Target) -> Outcome<Option<Broker>> {
     let mut port = PORT;
     if target == Target::Tls {
         let ca = std::env::temp_dir().join("null-broker-ca.pem");
-        command.arg(TLS_PORT.to_string()).arg(&ca);
+        command.args(["tls", &TLS_PORT.to_string()]).arg(&ca);
         port = TLS_PORT;
         let ca = ca.display();
         url = format!("amqps://guest:guest@localhost:{TLS_PORT}/%2f?cacertfile={ca}");
+    }
+    if target == Target::SlowLink {
+        command.args(["slow", &SLOW_PORT.to_string(), &SLOW_BYTES_PER_SECOND.to_string()]);
+        port = SLOW_PORT;
+        url = format!("amqp://guest:guest@127.0.0.1:{SLOW_PORT}/%2f");
     }
     let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let broker = Broker { process: Some(process), url, core };

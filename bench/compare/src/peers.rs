@@ -54,6 +54,7 @@ impl Peer {
         let many_connections = scenario.name == "connections" && scenario.count > Some(500);
         match target {
             Target::Tls => self.is_ours && self.name != "proto",
+            Target::SlowLink => self.is_ours || self.name.starts_with("lapin"),
             Target::Rabbitmq => !["tokio-spawned", "lapin-ct", "java"].contains(&self.name),
             _ if many_connections => self.is_ours || self.name == "librabbitmq",
             _ => true,

@@ -50,10 +50,12 @@ pub(crate) enum Target {
     Rabbitmq,
     /// The null broker with TLS.
     Tls,
+    /// The null broker behind a link of 2 MiB per second.
+    SlowLink,
 }
 
-pub(crate) const TARGETS: [Target; 4] =
-    [Target::OneCore, Target::TwoCores, Target::Rabbitmq, Target::Tls];
+pub(crate) const TARGETS: [Target; 5] =
+    [Target::OneCore, Target::TwoCores, Target::Rabbitmq, Target::Tls, Target::SlowLink];
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,6 +64,7 @@ impl fmt::Display for Target {
             Self::TwoCores => "null broker, two cores",
             Self::Rabbitmq => "RabbitMQ, two cores",
             Self::Tls => "null broker with TLS, two cores",
+            Self::SlowLink => "null broker behind 2 MiB/s, two cores",
         })
     }
 }
@@ -146,7 +149,10 @@ pub(crate) fn scenarios(target: Target, quick: bool) -> Vec<Scenario> {
         Target::OneCore => one_core(quick),
         Target::TwoCores => two_cores(quick),
         Target::Rabbitmq => rabbitmq(quick),
-        Target::Tls if quick => Vec::new(),
+        Target::Tls | Target::SlowLink if quick => Vec::new(),
+        Target::SlowLink => ["slow-link/beside=0", "slow-link/beside=1"]
+            .map(|name| Scenario { count: Some(100), ..latency(name, 30 * MIB) })
+            .into(),
         Target::Tls => vec![
             flow("publish", 256),
             flow("publish", 64 * KIB),

@@ -103,6 +103,12 @@ impl Latencies {
         self.0.push(latency.as_secs_f32() * 1e6);
     }
 
+    /// Returns the number of latencies.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     fn percentile(&self, share: f64) -> f32 {
         let last = self.0.len().saturating_sub(1);
         self.0.get((last as f64 * share).round() as usize).copied().unwrap_or(0.0)

@@ -20,7 +20,7 @@ pub(crate) const WINDOW: usize = 1000;
 /// Number of messages that are published in one call.
 const BATCH: u64 = 100;
 
-pub(crate) async fn run<R: Runtime>(job: Job) -> Outcome {
+pub(crate) async fn run<R: Runtime>(mut job: Job) -> Outcome {
     let connection = R::open(job.url.clone()).await?;
     let channel = connection.open_channel().await?;
     let body = Bytes::from(vec![b'x'; job.size]);
@@ -56,6 +56,10 @@ pub(crate) async fn run<R: Runtime>(job: Job) -> Outcome {
         "rpc" => start = latency::rpc(&job, &channel, &body, &mut latencies).await?,
         "paced" => start = latency::paced::<R>(&job, &channel, &body, &mut latencies).await?,
         "fairness" => start = latency::fairness::<R>(&job, &connection, &mut latencies).await?,
+        "slow-link" => {
+            start = latency::slow_link::<R>(&job, &connection, &body, &mut latencies).await?;
+            job.count = latencies.number();
+        }
         "call" => start = patterns::call::<R>(&job, &connection, &body, &mut latencies).await?,
         "work" => start = patterns::work(&job, &channel).await?,
         "topology" => start = patterns::topology(&job, &channel, &mut latencies).await?,

@@ -9,6 +9,9 @@ use bytes::Bytes;
 
 use crate::{Outcome, Runtime};
 
+/// No round trip is begun after this, because a driver may run for a minute only.
+const LONGEST: Duration = Duration::from_secs(20);
+
 async fn own_consumer(channel: &Channel, queue: &str) -> Outcome<Consumer> {
     let queue = channel.queue_declare(queue, QueueOptions::temporary()).await?;
     Ok(queue.consume(ConsumeOptions::new().no_ack(true)).await?)
@@ -101,11 +104,42 @@ pub(crate) async fn fairness<R: Runtime>(
             while publishing.basic_publish(&route, &RawProperties::EMPTY, &body).await.is_ok() {}
         }));
     }
+    ask(job, &asking, latencies).await
+}
+
+/// Measures round trips on one channel; if `beside` is 1, while another channel of the connection publishes large messages. If
+/// each waits for a whole message, there are only a few.
+pub(crate) async fn slow_link<R: Runtime>(
+    job: &Job,
+    connection: &Connection,
+    body: &Bytes,
+    latencies: &mut Latencies,
+) -> Outcome<Mark> {
+    let asking = connection.open_channel().await?;
+    let mut background = Vec::new();
+    if job.parameter("beside", 0) == 1 {
+        let (publishing, body) = (connection.open_channel().await?, body.clone());
+        background.push(R::spawn(async move {
+            let route = Route::queue("nowhere");
+            while publishing.basic_publish(&route, &RawProperties::EMPTY, &body).await.is_ok() {}
+        }));
+        // Until the message fills the link.
+        R::sleep(Duration::from_millis(500)).await;
+    }
+    ask(job, &asking, latencies).await
+}
+
+/// Makes round trips, and no more of them after [`LONGEST`].
+async fn ask(job: &Job, channel: &Channel, latencies: &mut Latencies) -> Outcome<Mark> {
     let start = Mark::now();
+    let began = Instant::now();
     for _ in 0..job.count {
         let start = Instant::now();
-        asking.queue_declare("asked", QueueOptions::new()).await?;
+        channel.queue_declare("asked", QueueOptions::new()).await?;
         latencies.since(start);
+        if began.elapsed() > LONGEST {
+            break;
+        }
     }
     Ok(start)
 }

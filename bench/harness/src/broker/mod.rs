@@ -6,6 +6,7 @@
 //! - `basic.get` from `flood.COUNT.SIZE` always finds a message.
 //! - A publish with a routing key that begins with `echo.` is delivered to the connection's consumer.
 //! - A publish with the routing key `cut` ends the connection.
+//! - A second port may be with TLS, or read slowly.
 //!
 //! One thread a connection, which sleeps in `recv`.
 
@@ -19,7 +20,8 @@ use std::sync::Arc;
 use std::thread;
 
 use connection::Connection;
-use pipe::{Pipe, Plain, Tls};
+use nix::sys::socket::{setsockopt, sockopt};
+use pipe::{Pipe, Plain, Slow, Tls};
 use rcgen::generate_simple_self_signed;
 use rustls::pki_types::PrivateKeyDer;
 
@@ -41,6 +43,18 @@ pub fn serve_tls(port: u16, ca_file: &str) -> Result<(), Box<dyn std::error::Err
         .with_single_cert(vec![certified.cert.der().clone()], key)?;
     let (listener, config) = (TcpListener::bind(("127.0.0.1", port))?, Arc::new(config));
     thread::spawn(move || accept(&listener, |stream| Tls::new(stream, config.clone())));
+    Ok(())
+}
+
+/// The receive buffer of a slow connection. Whatever it holds was sent before the client could send something more urgent.
+const SLOW_BUFFER: usize = 64 * 1024;
+
+/// Serves in the background, on connections that carry that many bytes per second to the broker.
+pub fn serve_slowly(port: u16, bytes_per_second: u32) -> io::Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", port))?;
+    // Accepted connections inherit this.
+    setsockopt(&listener, sockopt::RcvBuf, &SLOW_BUFFER)?;
+    thread::spawn(move || accept(&listener, |stream| Ok(Slow::new(stream, bytes_per_second))));
     Ok(())
 }
 

@@ -2,6 +2,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -62,6 +64,45 @@ impl Pipe for Plain {
 
     fn stream(&self) -> &TcpStream {
         &self.0
+    }
+}
+
+/// About the number of bytes that a slow link carries at once.
+const PACKET: usize = 4096;
+
+/// A connection whose bytes arrive at a limited rate.
+pub(super) struct Slow {
+    plain: Plain,
+    bytes_per_second: f64,
+    /// When the link has carried all that was read.
+    free_at: Instant,
+}
+
+impl Slow {
+    pub(super) fn new(stream: TcpStream, bytes_per_second: u32) -> Self {
+        let bytes_per_second = f64::from(bytes_per_second);
+        Self { plain: Plain(stream), bytes_per_second, free_at: Instant::now() }
+    }
+}
+
+impl Pipe for Slow {
+    fn recv(&mut self, into: &mut [u8], wait: bool) -> io::Result<usize> {
+        let part = into.len().min(PACKET);
+        let count = self.plain.recv(&mut into[..part], wait)?;
+        let now = Instant::now();
+        // A link that was idle does not catch up.
+        self.free_at =
+            self.free_at.max(now) + Duration::from_secs_f64(count as f64 / self.bytes_per_second);
+        thread::sleep(self.free_at.saturating_duration_since(now));
+        Ok(count)
+    }
+
+    fn send(&mut self, bytes: &[u8], wait: bool) -> io::Result<usize> {
+        self.plain.send(bytes, wait)
+    }
+
+    fn stream(&self) -> &TcpStream {
+        self.plain.stream()
     }
 }
 

@@ -69,7 +69,7 @@ async fn next(consumer: &mut Consumer) -> Outcome<Delivery> {
     Ok(consumer.next().await.ok_or("the consumer ended")??)
 }
 
-async fn run(job: Job) -> Outcome {
+async fn run(mut job: Job) -> Outcome {
     let connection = connect(&job).await?;
     let channel = connection.create_channel().await?;
     let body = vec![b'x'; job.size];
@@ -90,6 +90,10 @@ async fn run(job: Job) -> Outcome {
             declare(&channel, "barrier", durable()).await?;
         }
         "herd" => herd(&job, &channel).await?,
+        "slow-link" => {
+            start = slow_link(&job, &connection, &channel, body, &mut latencies).await?;
+            job.count = latencies.number();
+        }
         "publish-pipelined" => {
             let publishes = stream::iter(0..job.count).map(|_| publish(&channel, &queue, &body));
             let mut publishes = publishes.buffered(WINDOW);
@@ -228,6 +232,35 @@ async fn herd(job: &Job, channel: &Channel) -> Outcome {
         task.await??;
     }
     Ok(())
+}
+
+/// Round trips on one channel; if `beside` is 1, while another channel publishes large messages. Stops after 20 s.
+async fn slow_link(
+    job: &Job,
+    connection: &Connection,
+    asking: &Channel,
+    body: Vec<u8>,
+    latencies: &mut Latencies,
+) -> Outcome<Mark> {
+    if job.parameter("beside", 0) == 1 {
+        let publishing = connection.create_channel().await?;
+        tokio::spawn(async move {
+            while publish(&publishing, &"nowhere".into(), &body).await.is_ok() {}
+        });
+        // Until the message fills the link.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let start = Mark::now();
+    let began = Instant::now();
+    for _ in 0..job.count {
+        let start = Instant::now();
+        declare(asking, "asked", durable()).await?;
+        latencies.since(start);
+        if began.elapsed() > Duration::from_secs(20) {
+            break;
+        }
+    }
+    Ok(start)
 }
 
 async fn consume(job: &Job, channel: &Channel, queue: &ShortString) -> Outcome<Mark> {
