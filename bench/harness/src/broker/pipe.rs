@@ -70,6 +70,9 @@ impl Pipe for Plain {
 /// About the number of bytes that a slow link carries at once.
 const PACKET: usize = 4096;
 
+/// How late a slow link may be.
+const LATE: Duration = Duration::from_millis(50);
+
 /// A connection whose bytes arrive at a limited rate.
 pub(super) struct Slow {
     plain: Plain,
@@ -90,9 +93,9 @@ impl Pipe for Slow {
         let part = into.len().min(PACKET);
         let count = self.plain.recv(&mut into[..part], wait)?;
         let now = Instant::now();
-        // A link that was idle does not catch up.
-        self.free_at =
-            self.free_at.max(now) + Duration::from_secs_f64(count as f64 / self.bytes_per_second);
+        // A sleep that took too long is made up for, so that the rate is kept. A link that was idle does not catch up.
+        self.free_at = self.free_at.max(now - LATE)
+            + Duration::from_secs_f64(count as f64 / self.bytes_per_second);
         thread::sleep(self.free_at.saturating_duration_since(now));
         Ok(count)
     }
