@@ -53,7 +53,7 @@ impl Peer {
     pub(crate) fn takes_part(&self, target: Target, scenario: &Scenario) -> bool {
         let many_connections = scenario.name == "connections" && scenario.count > Some(500);
         match target {
-            Target::Tls => self.is_ours && self.name != "proto",
+            Target::Tls => self.name == "raw" || self.is_ours && self.name != "proto",
             Target::SlowLink => self.is_ours || self.name.starts_with("lapin"),
             Target::Rabbitmq => !["tokio-spawned", "lapin-ct", "java"].contains(&self.name),
             _ if many_connections => self.is_ours || self.name == "librabbitmq",

@@ -131,6 +131,12 @@ fn latency(name: &str, size: usize) -> Scenario {
     Scenario { name: name.to_owned(), size, kind: Kind::Latency, count: None }
 }
 
+/// So many messages that the cost of starting the tasks does not show.
+fn herd(tasks: u64) -> Scenario {
+    let count = Some((50 * tasks).max(100_000));
+    Scenario { count, ..flow(&format!("herd/tasks={tasks}"), 256) }
+}
+
 /// A thousand exchanges, queues and bindings each time.
 fn topology() -> Scenario {
     Scenario { count: Some(20), ..latency("topology", 0) }
@@ -156,8 +162,10 @@ pub(crate) fn scenarios(target: Target, quick: bool) -> Vec<Scenario> {
         Target::Tls => vec![
             flow("publish", 256),
             flow("publish", 64 * KIB),
+            flow("publish", MIB),
             flow("consume", 256),
             flow("consume", 64 * KIB),
+            flow("consume", MIB),
             latency("rpc", 256),
             latency("connect", 0),
         ],
@@ -183,8 +191,8 @@ fn one_core(quick: bool) -> Vec<Scenario> {
         latency("declare", 0),
         topology(),
     ];
-    let herds: &[u32] = if quick { &[1000] } else { &[1, 10, 100, 1000, 4000] };
-    scenarios.extend(herds.iter().map(|tasks| flow(&format!("herd/tasks={tasks}"), 256)));
+    let herds: &[u64] = if quick { &[1000] } else { &[1, 10, 100, 1000, 4000] };
+    scenarios.extend(herds.iter().copied().map(herd));
     if !quick {
         scenarios.push(flow("consume-ack/prefetch=10", 256));
         scenarios.push(latency("get", 256));
@@ -249,6 +257,7 @@ fn rabbitmq(quick: bool) -> Vec<Scenario> {
         flow("consume", 4 * KIB),
         flow("consume-ack-100", 256),
         flow("consume-ack/prefetch=10", 256),
+        herd(1000),
         flow("mixed", 256),
     ]);
     for name in ["rpc", "confirm-each", "get", "declare"] {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::peers;
-use crate::plan::{Kind, TARGETS};
+use crate::plan::{Kind, TARGETS, Target};
 use crate::results::{Profile, Results, Row, Run};
 
 pub(crate) fn markdown(results: &Results) -> String {
@@ -78,6 +78,20 @@ pub(crate) fn markdown(results: &Results) -> String {
             |row| rounded(row.median(|run| run.cpu())),
         );
     }
+    let tls = |row: &&Row| row.target == Target::Tls && row.kind == Kind::Flow;
+    let tls: Vec<_> = results.rows.iter().filter(tls).collect();
+    let title = "null broker, two cores: microseconds of CPU that TLS adds to each message";
+    section(&mut out, title, &tls, |row| {
+        let same = |plain: &&Row| {
+            plain.target == Target::TwoCores
+                && (&plain.scenario, plain.size, &plain.peer)
+                    == (&row.scenario, row.size, &row.peer)
+        };
+        let plain = results.rows.iter().find(same);
+        plain.map_or_else(String::new, |plain| {
+            rounded(row.median(Run::cpu) - plain.median(Run::cpu))
+        })
+    });
     let profiles: Vec<_> = results.profiles.iter().collect();
     profile(&mut out, "instructions for each message", &profiles, |profile| profile.instructions);
     profile(&mut out, "allocations for each message", &profiles, |profile| profile.allocations);

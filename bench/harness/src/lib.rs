@@ -3,5 +3,6 @@
 pub mod broker;
 pub mod floor;
 pub mod job;
+mod link;
 pub mod raw;
 pub mod wire;

@@ -6,6 +6,7 @@ use std::net::TcpStream;
 
 use crate::floor::{self, Exchange, Recv};
 use crate::job::{Job, Latencies, Mark, report};
+use crate::link::Link;
 use crate::wire::{
     BODY, CHANNEL_MAX, FRAME_END, FRAME_MAX, HEADER, METHOD, Put as _, Take, method, publish, split,
 };
@@ -46,8 +47,8 @@ pub fn run(job: &Job) -> io::Result<()> {
             peer.call((50, 40), &arguments, (50, 41))?;
         }
         _ => {
-            let Some(exchange) = peer.exchange(job, message)? else { job.not_offered() };
-            let mut transport = Recv::new(&peer.stream, &exchange);
+            let Some((stream, exchange)) = peer.exchange(job, message)? else { job.not_offered() };
+            let mut transport = Recv::new(&stream, &exchange);
             start = Mark::now();
             floor::blocking(floor::round_trips(job.count, &mut transport, &mut latencies))?;
         }
@@ -56,13 +57,12 @@ pub fn run(job: &Job) -> io::Result<()> {
     Ok(())
 }
 
-/// Connects, and makes the first of a job's round trips. Returns the stream and the bytes of each; `None` if the job has none.
+/// Connects, and makes the first of a job's round trips. Returns the stream and the bytes of each; `None` if the job has none, or
+/// uses TLS.
 pub fn exchange(job: &Job) -> io::Result<Option<(TcpStream, Exchange)>> {
-    let mut peer = Peer::connect(&job.url)?;
     let mut message = Vec::new();
     publish(&mut message, 1, job.queue.as_bytes(), job.size);
-    let exchange = peer.exchange(job, message)?;
-    Ok(exchange.map(|exchange| (peer.stream, exchange)))
+    Peer::connect(&job.url)?.exchange(job, message)
 }
 
 fn declare(queue: &str) -> Vec<u8> {
@@ -75,7 +75,7 @@ fn declare(queue: &str) -> Vec<u8> {
 }
 
 struct Peer {
-    stream: TcpStream,
+    link: Link,
     buffer: Vec<u8>,
     head: usize,
     tail: usize,
@@ -85,11 +85,13 @@ struct Peer {
 
 impl Peer {
     fn connect(url: &str) -> io::Result<Self> {
-        let authority = url.strip_prefix("amqp://").unwrap_or(url);
-        let authority = authority.rsplit('@').next().unwrap_or(authority);
-        let stream = TcpStream::connect(authority.split('/').next().unwrap_or(authority))?;
-        stream.set_nodelay(true)?;
-        let mut peer = Self { stream, buffer: vec![0; 2 * WRITE], head: 0, tail: 0, received: 0 };
+        let mut peer = Self {
+            link: Link::connect(url)?,
+            buffer: vec![0; 2 * WRITE],
+            head: 0,
+            tail: 0,
+            received: 0,
+        };
         peer.send(b"AMQP\x00\x00\x09\x01")?;
         peer.expect((10, 10))?;
         let mut capabilities = Vec::new();
@@ -114,11 +116,11 @@ impl Peer {
         Ok(peer)
     }
 
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        floor::send_all(&self.stream, bytes)
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.link.send(bytes)
     }
 
-    fn request(&self, channel: u16, id: (u16, u16), arguments: &[u8]) -> io::Result<()> {
+    fn request(&mut self, channel: u16, id: (u16, u16), arguments: &[u8]) -> io::Result<()> {
         let mut bytes = Vec::new();
         method(&mut bytes, channel, id, arguments);
         self.send(&bytes)
@@ -137,7 +139,7 @@ impl Peer {
             (self.head, self.tail) = (0, self.tail - self.head);
         }
         let room = &mut self.buffer[self.tail..];
-        let count = floor::read(&self.stream, room)?;
+        let count = self.link.read(room)?;
         self.tail += count;
         self.received += count;
         Ok(())
@@ -252,7 +254,11 @@ impl Peer {
     }
 
     /// Makes the first round trip of a job, and checks its reply. All later replies have the same number of bytes.
-    fn exchange(&mut self, job: &Job, message: Vec<u8>) -> io::Result<Option<Exchange>> {
+    fn exchange(
+        mut self,
+        job: &Job,
+        message: Vec<u8>,
+    ) -> io::Result<Option<(TcpStream, Exchange)>> {
         let queue = job.queue.as_bytes();
         let mut arguments = Vec::new();
         arguments.short(0).shortstr(queue);
@@ -281,7 +287,11 @@ impl Peer {
             Some(id) => self.expect(id).map(drop)?,
             None => self.message(job.size)?,
         }
-        Ok(Some(Exchange { request, reply: self.received - before }))
+        let exchange = Exchange { request, reply: self.received - before };
+        Ok(match self.link {
+            Link::Plain(stream) => Some((stream, exchange)),
+            Link::Tls(_) => None,
+        })
     }
 
     fn start_consumer(&mut self, job: &Job, no_ack: bool) -> io::Result<()> {
