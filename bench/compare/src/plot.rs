@@ -14,6 +14,9 @@ const SIZE: (u32, u32) = (900, 520);
 const SHOWN: [&str; 8] =
     ["raw", "tokio-ct", "tokio", "blocking", "librabbitmq", "amqprs", "lapin", "amqp091-go"];
 
+/// Clients with slower round trips, in microseconds, are left out of the plot: it would show nothing else.
+const SLOWEST: f64 = 100.0;
+
 pub(crate) fn all(results: &Results, out: &Path) -> Outcome {
     for (name, title) in [("publish", "Publishing"), ("consume", "Consuming")] {
         let rows = |row: &&Row| row.target == Target::TwoCores && row.scenario == name;
@@ -34,6 +37,7 @@ pub(crate) fn all(results: &Results, out: &Path) -> Outcome {
         let points = series(results, rows, |row| row.size as f64, Run::rate);
         rate.draw(&out.join(format!("{name}-rate.svg")), &points)?;
     }
+    round_trips(results, &out.join("round-trips.svg"))?;
     let latency = |title, of: fn(&Run) -> f64, file: &str| {
         let plot = Plot {
             title,
@@ -50,6 +54,72 @@ pub(crate) fn all(results: &Results, out: &Path) -> Outcome {
         |run| run.p99,
         "latency-p99.svg",
     )
+}
+
+/// The round trips in the plot, and the offset of each from its client's place.
+const ROUND_TRIPS: [(&str, f64); 3] = [("rpc", -0.2), ("confirm-each", 0.0), ("declare", 0.2)];
+
+/// Draws the median of each round trip of each client, with a line from the lower to the upper quartile of the runs.
+fn round_trips(results: &Results, file: &Path) -> Outcome {
+    let rows = |name: &'static str| {
+        let wanted = move |row: &&Row| row.target == Target::OneCore && row.scenario == name;
+        results.rows.iter().filter(wanted).filter(|row| SLOWEST > row.median(|run| run.p50))
+    };
+    let measured =
+        |name: &str| ROUND_TRIPS.iter().any(|(trip, _)| rows(trip).any(|row| row.peer == name));
+    let clients: Vec<_> =
+        peers::all().iter().map(|peer| peer.name).filter(|name| measured(name)).collect();
+    let place = |name: &str| clients.iter().position(|client| *client == name);
+    let most = ROUND_TRIPS.iter().flat_map(|(name, _)| rows(name)).filter_map(|row| row.quartiles);
+    let most = most.map(|quartiles| quartiles.p50[2]).fold(0.0, f64::max);
+    if clients.is_empty() {
+        return Ok(());
+    }
+    let root = SVGBackend::new(file, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption("Round trips (null broker, one core for both)", ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(42)
+        .y_label_area_size(70)
+        .build_cartesian_2d(-0.5..clients.len() as f64 - 0.5, 0.0..most * 1.1)?;
+    let name = |x: &f64| {
+        let whole = (x - x.round()).abs() < 0.01;
+        clients.get(x.round() as usize).filter(|_| whole).map_or("", |name| *name).to_owned()
+    };
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(clients.len() * 2)
+        .x_label_formatter(&name)
+        .y_desc("microseconds, median and quartiles of the runs")
+        .light_line_style(WHITE)
+        .draw()?;
+    for (index, (trip, offset)) in ROUND_TRIPS.into_iter().enumerate() {
+        let style = Palette99::pick(index).stroke_width(2);
+        let points = rows(trip).filter_map(|row| {
+            let [lower, median, upper] = row.quartiles?.p50;
+            Some((place(&row.peer)? as f64 + offset, lower, median, upper))
+        });
+        let points: Vec<_> = points.collect();
+        let lines = points
+            .iter()
+            .map(|(x, lower, _, upper)| PathElement::new([(*x, *lower), (*x, *upper)], style));
+        chart
+            .draw_series(lines)?
+            .label(trip)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        let marks =
+            points.iter().map(|(x, _, median, _)| Circle::new((*x, *median), 4, style.filled()));
+        chart.draw_series(marks)?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    Ok(root.present()?)
 }
 
 /// The load of a paced scenario.
