@@ -114,7 +114,8 @@ fn once(
     let queue = scenario.queue(target, count);
     let fills = target == Target::Rabbitmq && scenario.takes_messages();
     if fills {
-        raw(broker, "fill", count, scenario.size, &queue)?;
+        // One more, because the limits make a round trip before they measure.
+        raw(broker, "fill", count + 1, scenario.size, &queue)?;
     }
     let mut command = driver(broker, peer);
     command.args([&scenario.name, &count.to_string(), &scenario.size.to_string()]);
