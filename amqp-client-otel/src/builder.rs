@@ -1,12 +1,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use opentelemetry::InstrumentationScope;
 use opentelemetry::global::{self, BoxedTracer};
 use opentelemetry::metrics::Meter;
-use opentelemetry::{InstrumentationScope, KeyValue};
 
-use crate::conventions::{SERVER_ADDRESS, SERVER_PORT};
-use crate::shared::{Metrics, Options, Shared, Template};
+use crate::attributes::Common;
+use crate::destination::Template;
+use crate::shared::{Metrics, Options, Shared};
 use crate::{Destination, OtelIntercept};
 
 /// Options of an [`OtelIntercept`].
@@ -14,8 +15,7 @@ use crate::{Destination, OtelIntercept};
 pub struct Builder {
     tracer: Option<BoxedTracer>,
     meter: Option<Meter>,
-    server: Vec<KeyValue>,
-    client_id: Option<String>,
+    common: Common,
     template: Option<Box<Template>>,
     options: Options,
 }
@@ -26,11 +26,10 @@ impl Default for Builder {
             process_is_child: false,
             process_spans: true,
             settle_spans: false,
-            body_size: false,
             baggage: false,
         };
-        let (tracer, meter, client_id, template) = (None, None, None, None);
-        Self { tracer, meter, server: Vec::new(), client_id, template, options }
+        let (tracer, meter, template) = (None, None, None);
+        Self { tracer, meter, common: Common::default(), template, options }
     }
 }
 
@@ -59,16 +58,13 @@ impl Builder {
 
     /// Sets the attributes `server.address` and `server.port` of spans and metrics. Default: neither.
     pub fn server(mut self, address: impl Into<String>, port: u16) -> Self {
-        self.server = vec![
-            KeyValue::new(SERVER_ADDRESS, address.into()),
-            KeyValue::new(SERVER_PORT, i64::from(port)),
-        ];
+        self.common.server = Some((address.into(), port));
         self
     }
 
     /// Sets the attribute `messaging.client.id` of spans. Default: none.
     pub fn client_id(mut self, id: impl Into<String>) -> Self {
-        self.client_id = Some(id.into());
+        self.common.client_id = Some(id.into());
         self
     }
 
@@ -114,7 +110,7 @@ impl Builder {
 
     /// Adds the attribute `messaging.message.body.size`, in bytes, to spans. Default: off.
     pub const fn body_size(mut self, on: bool) -> Self {
-        self.options.body_size = on;
+        self.common.body_size = on;
         self
     }
 
@@ -139,8 +135,7 @@ impl Builder {
             tracer,
             metrics: Metrics::new(&meter),
             meter,
-            server: self.server,
-            client_id: self.client_id,
+            common: self.common,
             template: self.template,
             options: self.options,
         }))
@@ -150,8 +145,7 @@ impl Builder {
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
-            .field("server", &self.server)
-            .field("client_id", &self.client_id)
+            .field("common", &self.common)
             .field("options", &self.options)
             .finish_non_exhaustive()
     }

@@ -43,7 +43,7 @@ impl OtelIntercept {
     /// ```
     pub fn observe(&self, monitor: &Monitor, name: &str) {
         let shared = &self.0;
-        let mut attributes = shared.server.clone();
+        let mut attributes = shared.server();
         attributes.push(KeyValue::new(SYSTEM, RABBITMQ));
         attributes.push(KeyValue::new("amqp_client.connection", name.to_owned()));
         for (index, (name, _)) in Counters::default().iter().enumerate() {
@@ -198,7 +198,7 @@ impl Life {
     }
 
     fn start(&self, name: &'static str, more: &[KeyValue]) -> BoxedSpan {
-        let mut attributes = self.shared.server.clone();
+        let mut attributes = self.shared.server();
         attributes.push(KeyValue::new(SYSTEM, RABBITMQ));
         attributes.extend_from_slice(more);
         let builder =

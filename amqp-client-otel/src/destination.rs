@@ -1,5 +1,7 @@
 use std::borrow::Cow;
 
+use amqp_client_core::intercept::OutgoingMessage;
+
 /// The place to which a message goes, or from which it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -10,6 +12,17 @@ pub struct Destination<'a> {
     pub routing_key: &'a [u8],
     /// The queue of a delivery. `None` for a publish.
     pub queue: Option<&'a [u8]>,
+}
+
+/// Returns a name of low cardinality.
+pub(crate) type Template = dyn Fn(&Destination<'_>) -> String + Send + Sync;
+
+impl<'a> Destination<'a> {
+    /// Returns the destination of a message.
+    pub(crate) fn of(message: &OutgoingMessage<'a>) -> Self {
+        let (exchange, routing_key) = (message.exchange(), message.routing_key());
+        Self { exchange, routing_key, queue: None }
+    }
 }
 
 impl Destination<'_> {

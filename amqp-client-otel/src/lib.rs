@@ -67,14 +67,15 @@
 //! span for each outage and for each time that the broker blocks publishing, with the failed attempts as events.
 //!
 //! # Without OpenTelemetry
-//! The feature `tracing` adds `TracingIntercept`: spans `publish`, `process` and `receive` through the crate `tracing`, and the same
-//! headers. With
+//! The feature `tracing` adds `TracingIntercept`: the same spans through the crate `tracing`, and the same headers. With
 //! `default-features = false`, the crate then does not depend on OpenTelemetry.
 //!
 //! # Exporters
 //! The task that drives the connection ends spans of confirmed messages. Use a batch span processor: an exporter that blocks would
 //! delay all messages.
 
+#[cfg(any(feature = "opentelemetry", feature = "tracing"))]
+mod attributes;
 #[cfg(feature = "opentelemetry")]
 mod builder;
 #[cfg(feature = "opentelemetry")]
@@ -82,14 +83,10 @@ mod connection;
 #[cfg(any(feature = "opentelemetry", feature = "tracing"))]
 #[cfg_attr(
     not(feature = "opentelemetry"),
-    allow(dead_code, unreachable_pub, reason = "spans of `tracing` have fewer attributes")
+    allow(dead_code, reason = "there are no metrics without OpenTelemetry")
 )]
 mod conventions;
 #[cfg(any(feature = "opentelemetry", feature = "tracing"))]
-#[cfg_attr(
-    not(feature = "opentelemetry"),
-    allow(dead_code, unreachable_pub, reason = "spans of `tracing` have fewer attributes")
-)]
 mod destination;
 #[cfg(feature = "opentelemetry")]
 mod intercept;
@@ -109,10 +106,10 @@ mod trace_parent;
 mod tracing;
 
 #[cfg(feature = "tracing")]
-pub use crate::tracing::TracingIntercept;
+pub use crate::tracing::{TracingBatch, TracingIntercept};
 #[cfg(feature = "opentelemetry")]
 pub use builder::Builder;
-#[cfg(feature = "opentelemetry")]
+#[cfg(any(feature = "opentelemetry", feature = "tracing"))]
 pub use destination::Destination;
 #[cfg(feature = "opentelemetry")]
 pub use intercept::OtelIntercept;

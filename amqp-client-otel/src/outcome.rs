@@ -4,6 +4,8 @@ use amqp_client_core::ConfirmError;
 use amqp_client_core::PublishError;
 use amqp_client_core::intercept::{PublishOutcome, Settled};
 
+use crate::conventions::{ACK, NACK, Operation, REJECT};
+
 /// The error of a publish whose observer was dropped: its future was dropped, or the handles of its channel.
 pub(crate) const ABANDONED: &str = "abandoned";
 
@@ -36,6 +38,16 @@ const fn not_sent(error: &PublishError) -> &'static str {
         PublishError::Gated(_) => "would_wait",
         PublishError::TimedOut { .. } => "timeout",
         _ => "_OTHER",
+    }
+}
+
+/// Returns the operation by which a delivery was settled, if something was sent to the broker.
+pub(crate) const fn settlement(how: Settled) -> Option<Operation> {
+    match how {
+        Settled::Acked => Some(ACK),
+        Settled::Nacked { .. } => Some(NACK),
+        Settled::Rejected { .. } | Settled::Panicked { .. } => Some(REJECT),
+        _ => None,
     }
 }
 

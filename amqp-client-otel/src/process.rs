@@ -3,13 +3,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use amqp_client_core::intercept::{Processing, Scope, Settled, Source};
-use amqp_client_core::proto::{Delivery, RawProperties, ShortStr};
+use amqp_client_core::proto::{Delivery, RawProperties};
 use opentelemetry::trace::{Span as _, SpanContext, SpanKind, Status, TraceContextExt as _};
 use opentelemetry::{Context, KeyValue};
 
-use crate::conventions::{
-    ACK, BATCH_COUNT, DELIVERY_TAG, ERROR_TYPE, NACK, Operation, PROCESS, RECEIVE, REJECT,
-};
+use crate::attributes::Origin;
+use crate::conventions::{BATCH_COUNT, DELIVERY_TAG, ERROR_TYPE, Operation, PROCESS, RECEIVE};
 use crate::destination::Destination;
 use crate::outcome;
 use crate::propagation::{extract, with_baggage};
@@ -19,31 +18,15 @@ use crate::shared::{Shared, seconds_since};
 pub(crate) struct Handling {
     shared: Arc<Shared>,
     origin: Origin,
+    /// The context in the message.
+    created: Option<SpanContext>,
+    /// The destination in names of spans.
+    destination: String,
     /// The surroundings of the handler, with the `process` span if there is one.
     context: Context,
     /// Whether there is a `process` span.
     processes: bool,
     start: Instant,
-}
-
-/// The data of a delivery that its settle span needs.
-struct Origin {
-    exchange: ShortStr,
-    routing_key: ShortStr,
-    queue: ShortStr,
-    tag: i64,
-    created: Option<SpanContext>,
-    destination: String,
-}
-
-impl Origin {
-    fn destination(&self) -> Destination<'_> {
-        Destination {
-            exchange: self.exchange.as_bytes(),
-            routing_key: self.routing_key.as_bytes(),
-            queue: Some(self.queue.as_bytes()),
-        }
-    }
 }
 
 impl Handling {
@@ -58,16 +41,9 @@ impl Handling {
             _ => return None,
         };
         let properties = delivery.properties();
-        let mut origin = Origin {
-            exchange: delivery.exchange(),
-            routing_key: delivery.routing_key(),
-            queue: queue.clone(),
-            tag: i64::try_from(delivery.delivery_tag().get()).unwrap_or(i64::MAX),
-            created: extract(&properties),
-            destination: String::new(),
-        };
-        origin.destination = shared.low_cardinality(&origin.destination());
-        let count = shared.metric(operation, &origin.destination, None);
+        let (origin, created) = (Origin::of(delivery, queue), extract(&properties));
+        let destination = shared.low_cardinality(&origin.destination());
+        let count = shared.metric(operation, &destination, None);
         shared.metrics.consumed.add(1, &count);
 
         let mut context = Context::current();
@@ -79,29 +55,28 @@ impl Handling {
             let message = Some((&properties, delivery.body_len()));
             let mut attributes = shared.attributes(operation, &origin.destination(), message);
             attributes.push(KeyValue::new(DELIVERY_TAG, origin.tag));
-            let (parent, link) = match &origin.created {
+            let (parent, link) = match &created {
                 Some(created) if processes && shared.options.process_is_child => {
                     (context.with_remote_span_context(created.clone()), None)
                 }
                 created => (context.clone(), created.clone()),
             };
-            let mut span =
-                shared.start(operation, kind, &origin.destination, attributes, link, &parent);
+            let mut span = shared.start(operation, kind, &destination, attributes, link, &parent);
             if processes {
                 context = context.with_span(span);
             } else {
                 span.end();
             }
         }
-        Some(Self { shared: shared.clone(), origin, context, processes, start: Instant::now() })
+        let (shared, start) = (shared.clone(), Instant::now());
+        Some(Self { shared, origin, created, destination, context, processes, start })
     }
 
     fn settle_span(&self, operation: Operation) {
         let (origin, shared) = (&self.origin, &self.shared);
         let mut attributes = shared.attributes(operation, &origin.destination(), None);
         attributes.push(KeyValue::new(DELIVERY_TAG, origin.tag));
-        let created = origin.created.clone();
-        let name = &origin.destination;
+        let (name, created) = (&self.destination, self.created.clone());
         let mut span =
             shared.start(operation, SpanKind::Client, name, attributes, created, &self.context);
         span.end();
@@ -110,13 +85,9 @@ impl Handling {
 
 impl Processing for Handling {
     fn settled(self: Box<Self>, how: Settled) {
-        let operation = match how {
-            Settled::Acked => Some(ACK),
-            Settled::Nacked { .. } => Some(NACK),
-            Settled::Rejected { .. } | Settled::Panicked { .. } => Some(REJECT),
-            _ => None,
-        };
-        if let Some(operation) = operation.filter(|_| self.shared.options.settle_spans) {
+        if let Some(operation) =
+            outcome::settlement(how).filter(|_| self.shared.options.settle_spans)
+        {
             self.settle_span(operation);
         }
         if !self.processes {
@@ -129,7 +100,7 @@ impl Processing for Handling {
             span.set_status(Status::error(error));
         }
         span.end();
-        let attributes = self.shared.metric(PROCESS, &self.origin.destination, error);
+        let attributes = self.shared.metric(PROCESS, &self.destination, error);
         self.shared.metrics.process.record(seconds_since(self.start), &attributes);
     }
 

@@ -12,11 +12,6 @@ use crate::outcome::{self, ABANDONED};
 use crate::propagation::{extract, inject};
 use crate::shared::{Shared, seconds_since};
 
-fn destination<'a>(message: &OutgoingMessage<'a>) -> Destination<'a> {
-    let (exchange, routing_key) = (message.exchange(), message.routing_key());
-    Destination { exchange, routing_key, queue: None }
-}
-
 /// The `publish` span of one message.
 pub(crate) struct Publishing {
     shared: Arc<Shared>,
@@ -28,7 +23,7 @@ pub(crate) struct Publishing {
 
 impl Publishing {
     pub(crate) fn start(shared: &Arc<Shared>, message: &mut OutgoingMessage<'_>) -> Self {
-        let to = destination(message);
+        let to = Destination::of(message);
         let name = shared.low_cardinality(&to);
         let properties = message.properties();
         let attributes = shared.attributes(PUBLISH, &to, Some((properties, message.body().len())));
@@ -87,7 +82,7 @@ struct Call {
 
 impl Batch {
     pub(crate) fn start(shared: &Arc<Shared>, first: &OutgoingMessage<'_>) -> Self {
-        let to = destination(first);
+        let to = Destination::of(first);
         let destination = shared.low_cardinality(&to);
         let attributes = shared.attributes(PUBLISH, &to, None);
         // The contexts in the messages are those of the `create` spans, so this is not the producer.
@@ -102,7 +97,7 @@ impl Batch {
 
 impl PublishBatch for Batch {
     fn publish(&mut self, message: &mut OutgoingMessage<'_>) -> Option<Box<dyn Published>> {
-        let (shared, to) = (&self.call.shared, destination(message));
+        let (shared, to) = (&self.call.shared, Destination::of(message));
         let properties = message.properties();
         // A message that has a context was created before, so it needs no `create` span.
         let context = extract(properties).unwrap_or_else(|| {

@@ -1,26 +1,22 @@
 use std::fmt;
 use std::time::Instant;
 
-use amqp_client_core::proto::{RawProperties, ShortStr};
+use amqp_client_core::proto::RawProperties;
 use opentelemetry::global::{BoxedSpan, BoxedTracer};
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 use opentelemetry::trace::{Link, SpanBuilder, SpanContext, SpanKind, Tracer as _};
-use opentelemetry::{Context, KeyValue};
+use opentelemetry::{Context, KeyValue, Value};
 
+use crate::attributes::{Attribute, Common, describe, describe_server};
 use crate::conventions::{self as names, Operation};
-use crate::destination::{Destination, text};
-
-/// Returns a name of low cardinality.
-pub(crate) type Template = dyn Fn(&Destination<'_>) -> String + Send + Sync;
+use crate::destination::{Destination, Template};
 
 /// The configuration of an interceptor, and its tracer and metrics.
 pub(crate) struct Shared {
     pub(crate) tracer: BoxedTracer,
     pub(crate) metrics: Metrics,
     pub(crate) meter: Meter,
-    /// Attributes of all spans and metrics.
-    pub(crate) server: Vec<KeyValue>,
-    pub(crate) client_id: Option<String>,
+    pub(crate) common: Common,
     pub(crate) template: Option<Box<Template>>,
     pub(crate) options: Options,
 }
@@ -30,7 +26,6 @@ pub(crate) struct Options {
     pub(crate) process_is_child: bool,
     pub(crate) process_spans: bool,
     pub(crate) settle_spans: bool,
-    pub(crate) body_size: bool,
     pub(crate) baggage: bool,
 }
 
@@ -38,6 +33,13 @@ impl Shared {
     /// Returns the destination for span names and metrics.
     pub(crate) fn low_cardinality(&self, to: &Destination<'_>) -> String {
         self.template.as_ref().map_or_else(|| to.low_cardinality(), |template| template(to))
+    }
+
+    /// Returns the attributes of the server.
+    pub(crate) fn server(&self) -> Vec<KeyValue> {
+        let mut all = Vec::new();
+        describe_server(&self.common, &mut |name, value| all.push(KeyValue::new(name, value)));
+        all
     }
 
     /// Returns the attributes of spans of a message.
@@ -48,31 +50,9 @@ impl Shared {
         message: Option<(&RawProperties, usize)>,
     ) -> Vec<KeyValue> {
         let mut all = Vec::with_capacity(12);
-        all.push(KeyValue::new(names::SYSTEM, names::RABBITMQ));
-        all.push(KeyValue::new(names::OPERATION_NAME, operation.name));
-        all.push(KeyValue::new(names::OPERATION_TYPE, operation.kind));
-        all.push(KeyValue::new(names::DESTINATION_NAME, to.full_name()));
-        if to.is_anonymous() {
-            all.push(KeyValue::new(names::DESTINATION_ANONYMOUS, true));
-        }
-        if !to.routing_key.is_empty() {
-            all.push(KeyValue::new(names::ROUTING_KEY, text(to.routing_key).into_owned()));
-        }
-        if let Some(id) = &self.client_id {
-            all.push(KeyValue::new(names::CLIENT_ID, id.clone()));
-        }
-        all.extend_from_slice(&self.server);
-        if let Some((properties, size)) = message {
-            let mut add = |name, value: Option<ShortStr>| {
-                all.extend(value.map(|id| KeyValue::new(name, text(id.as_bytes()).into_owned())));
-            };
-            add(names::MESSAGE_ID, properties.message_id().ok().flatten());
-            add(names::CONVERSATION_ID, properties.correlation_id().ok().flatten());
-            if self.options.body_size {
-                let size = i64::try_from(size).unwrap_or(i64::MAX);
-                all.push(KeyValue::new(names::BODY_SIZE, size));
-            }
-        }
+        describe(&self.common, operation, to, message, |name, value| {
+            all.push(KeyValue::new(name, value));
+        });
         all
     }
 
@@ -105,9 +85,19 @@ impl Shared {
             KeyValue::new(names::OPERATION_NAME, operation.name),
             KeyValue::new(names::DESTINATION_NAME, destination.to_owned()),
         ];
-        all.extend_from_slice(&self.server);
+        describe_server(&self.common, &mut |name, value| all.push(KeyValue::new(name, value)));
         all.extend(error.map(|error| KeyValue::new(names::ERROR_TYPE, error)));
         all
+    }
+}
+
+impl From<Attribute<'_>> for Value {
+    fn from(attribute: Attribute<'_>) -> Self {
+        match attribute {
+            Attribute::Text(text) => text.into_owned().into(),
+            Attribute::Number(number) => number.into(),
+            Attribute::Flag(flag) => flag.into(),
+        }
     }
 }
 

@@ -80,6 +80,13 @@ fn run_in<T>(scope: &dyn Scope, run: impl FnOnce() -> T) -> T {
     }
 }
 
+/// For code that handles several deliveries at once, in surroundings of its own.
+impl From<Arc<dyn Scope>> for HandlerScope {
+    fn from(scope: Arc<dyn Scope>) -> Self {
+        Self(Some(scope))
+    }
+}
+
 impl fmt::Debug for HandlerScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("HandlerScope").field(&self.0.is_some()).finish()

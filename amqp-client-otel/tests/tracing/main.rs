@@ -1,138 +1,26 @@
 //! Whole spans of `tracing`, on the broker of `AMQP_URL` or in memory.
 
-use std::collections::BTreeMap;
-use std::fmt::Debug;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+mod batches;
+mod recorder;
 
 use amqp_client_otel::TracingIntercept;
 use amqp_client_tokio::{
-    Connection, ConsumeOptions, FieldTable, Message, MessageProperties, PublisherOptions, Queue,
-    QueueOptions, Target, connect_target,
+    Connection, ConsumeOptions, Delivery, FieldTable, Message, MessageProperties, PublisherOptions,
+    Queue, QueueOptions, Target, connect_target,
 };
 use amqp_test_broker::Broker;
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
+use recorder::{Recorder, Recording};
 use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Metadata, Subscriber};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-/// Records spans with their fields, and those in which they began.
-#[derive(Clone, Default)]
-struct Recorder(Arc<Recorded>);
-
-#[derive(Default)]
-struct Recorded {
-    next: AtomicU64,
-    open: Mutex<BTreeMap<u64, Recording>>,
-    entered: Mutex<Vec<u64>>,
-    closed: Mutex<Vec<Recording>>,
-}
-
-#[derive(Debug, Clone)]
-struct Recording {
-    name: &'static str,
-    within: Option<&'static str>,
-    fields: BTreeMap<&'static str, String>,
-    handles: usize,
-}
-
-impl Recording {
-    fn get(&self, field: &str) -> &str {
-        self.fields.get(field).map_or("", String::as_str)
-    }
-
-    /// Everything but the identifiers of the trace.
-    fn text(&self) -> String {
-        let fields =
-            self.fields.iter().filter(|(name, _)| !name.ends_with("_id") || name.contains('.'));
-        let fields: Vec<_> = fields.map(|(name, value)| format!("{name}={value}")).collect();
-        format!(
-            "{} in {:?} | {}",
-            self.name,
-            self.within,
-            fields.join(" ").replace("messaging.", "")
-        )
-    }
-}
-
-impl Visit for Recording {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.fields.insert(field.name(), value.to_owned());
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.fields.insert(field.name(), format!("{value:?}"));
-    }
-}
-
-impl Subscriber for Recorder {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_span()
-    }
-
-    fn new_span(&self, span: &Attributes<'_>) -> Id {
-        let id = self.0.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut open = self.0.open.lock().expect("no panic");
-        let within = self.0.entered.lock().expect("no panic").last().copied();
-        let within = within.and_then(|id| open.get(&id)).map(|span| span.name);
-        let name = span.metadata().name();
-        let mut recording = Recording { name, within, fields: BTreeMap::new(), handles: 1 };
-        span.record(&mut recording);
-        open.insert(id, recording);
-        Id::from_u64(id)
-    }
-
-    fn record(&self, span: &Id, values: &Record<'_>) {
-        if let Some(recording) = self.0.open.lock().expect("no panic").get_mut(&span.into_u64()) {
-            values.record(recording);
-        }
-    }
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, _: &Event<'_>) {}
-
-    fn enter(&self, span: &Id) {
-        self.0.entered.lock().expect("no panic").push(span.into_u64());
-    }
-
-    fn exit(&self, span: &Id) {
-        let left = self.0.entered.lock().expect("no panic").pop();
-        assert_eq!(
-            left,
-            Some(span.into_u64()),
-            "spans are left in the order in which they are entered"
-        );
-    }
-
-    fn clone_span(&self, span: &Id) -> Id {
-        if let Some(recording) = self.0.open.lock().expect("no panic").get_mut(&span.into_u64()) {
-            recording.handles += 1;
-        }
-        span.clone()
-    }
-
-    fn try_close(&self, span: Id) -> bool {
-        let mut open = self.0.open.lock().expect("no panic");
-        let Some(recording) = open.get_mut(&span.into_u64()) else { return false };
-        recording.handles -= 1;
-        if recording.handles > 0 {
-            return false;
-        }
-        let closed = open.remove(&span.into_u64());
-        self.0.closed.lock().expect("no panic").extend(closed);
-        true
-    }
-}
-
 /// A connection whose spans are recorded. All of it runs in this thread.
 struct Rig {
     broker: Option<Broker>,
+    target: Target,
     connection: Connection,
     queue: Queue,
     recorder: Recorder,
@@ -151,15 +39,21 @@ impl Rig {
         let recorder = Recorder::default();
         let default = tracing::subscriber::set_default(recorder.clone());
         let target: Target = url.parse()?;
-        let connection = connect_target(target.intercept(intercept)).await?;
+        let target = target.intercept(intercept);
+        let connection = connect_target(target.clone()).await?;
         let channel = connection.open_channel().await?;
         let queue = channel.queue_declare(name, QueueOptions::new().exclusive(true)).await?;
-        Ok(Self { broker, connection, queue, recorder, _default: default })
+        Ok(Self { broker, target, connection, queue, recorder, _default: default })
+    }
+
+    async fn next(&self) -> Result<Delivery, Box<dyn std::error::Error>> {
+        let mut consumer = self.queue.consume(ConsumeOptions::new()).await?;
+        Ok(consumer.next().await.ok_or("it ended")??)
     }
 
     /// Returns the spans that were closed since the last call.
     fn take(&self) -> Vec<Recording> {
-        std::mem::take(&mut self.recorder.0.closed.lock().expect("no panic"))
+        self.recorder.take()
     }
 
     fn texts(&self) -> Vec<String> {
@@ -282,5 +176,102 @@ async fn headers_are_sent_although_nobody_wants_the_spans() -> Outcome {
     let header = got.delivery.properties().header("traceparent")?;
     assert!(header.is_some_and(|parent| parent.as_str().is_some_and(|text| text.len() == 55)));
     got.delivery.ack()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn settlements_are_children_of_the_processing() -> Outcome {
+    let rig = Rig::new("tracing-settle", false, TracingIntercept::new().settle_spans(true)).await?;
+    for (tag, name, error) in [(1, "ack", ""), (2, "nack", "nacked"), (3, "reject", "rejected")] {
+        rig.queue.publish_confirmed(&Message::new("m")).await?;
+        let delivery = rig.next().await?;
+        match name {
+            "ack" => delivery.ack()?,
+            "nack" => delivery.nack(false)?,
+            _ => delivery.reject(false)?,
+        }
+        let spans = rig.take();
+        let [_, settle, process] = &spans[..] else { panic!("{spans:?}") };
+        let expected = format!(
+            "{name} in Some(\"process\") | destination.name=tracing-settle operation.name={name} operation.type=settle \
+             rabbitmq.destination.routing_key=tracing-settle rabbitmq.message.delivery_tag={tag} system=rabbitmq \
+             otel.kind=client otel.name={name} tracing-settle"
+        );
+        assert_eq!(settle.text(), expected);
+        assert_eq!(settle.get("trace_id"), process.get("trace_id"));
+        assert_eq!(settle.get("parent_span_id"), process.get("span_id"));
+        assert_eq!(process.get("error.type"), error);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_panic_leaves_no_span_current() -> Outcome {
+    let rig = Rig::new("tracing-panic", true, TracingIntercept::new()).await?;
+    rig.queue.publish_confirmed(&Message::new("m")).await?;
+    let delivery = rig.next().await?;
+    let scope = delivery.scope();
+    let handle = std::panic::AssertUnwindSafe(|| {
+        scope.run(|| {
+            let _taken = delivery;
+            panic!("the handler has a bug")
+        })
+    });
+    std::panic::catch_unwind(handle).expect_err("it panics");
+    drop(scope);
+    let spans = rig.take();
+    let process = spans.last().ok_or("it was processed")?;
+    assert_eq!((process.name, process.get("error.type")), ("process", "panicked"));
+    rig.queue.publish_confirmed(&Message::new("next")).await?;
+    let next = rig.take();
+    assert_ne!(next[0].get("trace_id"), process.get("trace_id"));
+    assert_eq!(next[0].within, None);
+    Ok(())
+}
+
+/// A handler on one connection publishes on another, and what came from elsewhere is passed on.
+#[tokio::test]
+async fn connections_share_traces_and_pass_on_the_state() -> Outcome {
+    let rig = Rig::new("tracing-two", false, TracingIntercept::new()).await?;
+    let headers = FieldTable::new().with("traceparent", PARENT)?.with("tracestate", "a=1,b=2")?;
+    let message = Message::new("m").with(&MessageProperties::new().headers(headers))?;
+    rig.queue.publish_confirmed(&message).await?;
+    let delivery = rig.next().await?;
+    let other = connect_target(rig.target.clone()).await?;
+    let channel = other.open_channel().await?;
+    let replies = channel.queue_declare("", QueueOptions::new().exclusive(true)).await?;
+    delivery.scope().wrap(replies.publish_confirmed(&Message::new("reply"))).await?;
+    delivery.ack()?;
+    let reply = replies.get().await?.ok_or("it is there")?;
+    let properties = reply.delivery.properties();
+    let state = properties.header("tracestate")?.ok_or("it is passed on")?;
+    assert_eq!(state.as_str(), Some("a=1,b=2"));
+    let spans = rig.take();
+    assert_eq!(spans.len(), 4, "{spans:?}");
+    for span in &spans {
+        assert_eq!(span.get("trace_id"), TRACE);
+    }
+    reply.delivery.ack()?;
+    other.close().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn fields_that_are_set_by_options() -> Outcome {
+    let intercept = TracingIntercept::new()
+        .server("rabbit-1", 5672)
+        .client_id("till 4")
+        .body_size(true)
+        .process_spans(false)
+        .destination(|to| format!("key {}", String::from_utf8_lossy(to.routing_key)));
+    let rig = Rig::new("tracing-options", false, intercept).await?;
+    let ids = MessageProperties::new().message_id("m-1").correlation_id("c-1");
+    rig.queue.publish_confirmed(&Message::new("body").with(&ids)?).await?;
+    rig.next().await?.ack()?;
+    let expected = "publish in None | client.id=till 4 destination.name=tracing-options message.body.size=4 \
+                    message.conversation_id=c-1 message.id=m-1 operation.name=publish operation.type=send \
+                    rabbitmq.destination.routing_key=tracing-options system=rabbitmq otel.kind=producer \
+                    otel.name=publish key tracing-options server.address=rabbit-1 server.port=5672";
+    assert_eq!(rig.texts(), [expected], "deliveries have no spans");
     Ok(())
 }
