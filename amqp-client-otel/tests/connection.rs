@@ -1,41 +1,34 @@
 //! The metrics of connections, and the spans of what happens to them.
 
+mod rig;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use amqp_client_otel::OtelIntercept;
-use amqp_client_tokio::{Connection, Message, QueueOptions, Target, connect_target};
+use amqp_client_tokio::{
+    Connection, Message, QueueOptions, RawProperties, Route, Target, connect_target,
+};
 use amqp_test_broker::Broker;
-use opentelemetry::global::BoxedTracer;
-use opentelemetry::metrics::MeterProvider as _;
-use opentelemetry::trace::{SpanId, Status, TracerProvider as _};
+use opentelemetry::trace::{SpanId, Status};
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
-use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
-use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use opentelemetry_sdk::trace::SpanData;
+use rig::{Telemetry, until};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-struct Rig {
+/// A broker, and what is reported about the connections to it.
+struct Scene {
     broker: Broker,
     otel: OtelIntercept,
-    spans: InMemorySpanExporter,
-    metrics: InMemoryMetricExporter,
-    meter: SdkMeterProvider,
-    _tracer: SdkTracerProvider,
+    telemetry: Telemetry,
 }
 
-impl Rig {
+impl Scene {
     fn new() -> Result<Self, Box<dyn std::error::Error>> {
-        let (spans, metrics) = (InMemorySpanExporter::default(), InMemoryMetricExporter::default());
-        let tracer = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
-        let reader = PeriodicReader::builder(metrics.clone()).build();
-        let meter = SdkMeterProvider::builder().with_reader(reader).build();
-        let otel = OtelIntercept::builder()
-            .tracer(BoxedTracer::new(Box::new(tracer.tracer("test"))))
-            .meter(meter.meter("test"))
-            .server("rabbit-1", 5672)
-            .build();
-        Ok(Self { broker: Broker::start()?, otel, spans, metrics, meter, _tracer: tracer })
+        let telemetry = Telemetry::new();
+        let otel = telemetry.builder().server("rabbit-1", 5672).build();
+        Ok(Self { broker: Broker::start()?, otel, telemetry })
     }
 
     async fn connect(&self) -> Result<Connection, Box<dyn std::error::Error>> {
@@ -48,10 +41,10 @@ impl Rig {
         &self,
         connection: &str,
     ) -> Result<BTreeMap<String, f64>, Box<dyn std::error::Error>> {
-        self.metrics.reset();
-        self.meter.force_flush()?;
+        self.telemetry.metrics.reset();
+        self.telemetry.meter.force_flush()?;
         let mut numbers = BTreeMap::new();
-        let all = self.metrics.get_finished_metrics()?;
+        let all = self.telemetry.metrics.get_finished_metrics()?;
         let scopes = all.iter().flat_map(|all| all.scope_metrics());
         for metric in scopes.flat_map(|scope| scope.metrics()) {
             let own = |attributes: Vec<(String, String)>| {
@@ -85,14 +78,11 @@ impl Rig {
 
     /// Waits until that many spans have ended, and returns them.
     async fn ended(&self, count: usize) -> Vec<SpanData> {
-        loop {
-            let spans = self.spans.get_finished_spans().expect("they are in memory");
-            if spans.len() >= count {
-                self.spans.reset();
-                return spans;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let ended = || self.telemetry.spans.get_finished_spans().expect("they are in memory");
+        until("spans end", || ended().len() >= count).await;
+        let spans = ended();
+        self.telemetry.spans.reset();
+        spans
     }
 }
 
@@ -109,31 +99,23 @@ const SYSTEM: &str = "messaging.system=rabbitmq server.address=rabbit-1 server.p
 
 #[tokio::test]
 async fn outages_and_alarms_are_spans() -> Outcome {
-    let rig = Rig::new()?;
-    let connection = rig.connect().await?;
+    let scene = Scene::new()?;
+    let connection = scene.connect().await?;
     let channel = connection.open_channel().await?;
-    let task = tokio::spawn(rig.otel.log_events(connection.events()));
-    rig.broker.set_alarm(Some("memory"));
-    channel
-        .basic_publish(
-            &amqp_client_tokio::Route::new("", "q"),
-            &amqp_client_tokio::RawProperties::EMPTY,
-            "m",
-        )
-        .await?;
-    while !connection.is_blocked() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    rig.broker.set_alarm(None);
-    let spans = rig.ended(1).await;
+    let task = tokio::spawn(scene.otel.log_events(connection.events()));
+    scene.broker.set_alarm(Some("memory"));
+    channel.basic_publish(&Route::new("", "q"), &RawProperties::EMPTY, "m").await?;
+    until("the broker blocks the connection", || connection.is_blocked()).await;
+    scene.broker.set_alarm(None);
+    let spans = scene.ended(1).await;
     assert_eq!(
         text(&spans[0]),
         format!("amqp blocked | amqp_client.reason=memory {SYSTEM} | Unset")
     );
     assert!(spans[0].end_time > spans[0].start_time);
 
-    rig.broker.restart();
-    let spans = rig.ended(1).await;
+    scene.broker.restart();
+    let spans = scene.ended(1).await;
     let reconnect = text(&spans[0]);
     assert!(
         reconnect.starts_with("amqp reconnect | amqp_client.attempts=1 amqp_client.reason="),
@@ -145,7 +127,7 @@ async fn outages_and_alarms_are_spans() -> Outcome {
     assert!(reconnect.ends_with(&end), "{reconnect}");
 
     connection.close().await?;
-    let spans = rig.ended(1).await;
+    let spans = scene.ended(1).await;
     assert_eq!(text(&spans[0]), format!("amqp closed | {SYSTEM} | Unset"));
     task.await?;
     Ok(())
@@ -153,16 +135,16 @@ async fn outages_and_alarms_are_spans() -> Outcome {
 
 #[tokio::test]
 async fn an_end_that_nobody_asked_for_is_an_error() -> Outcome {
-    let rig = Rig::new()?;
-    let target: Target = rig.broker.uri().parse()?;
+    let scene = Scene::new()?;
+    let target: Target = scene.broker.uri().parse()?;
     let recovery = amqp_client_tokio::Recovery::default().attempts_max(Some(2));
     let recovery = recovery.delay_min(Duration::from_millis(1)).delay_max(Duration::from_millis(1));
     let connection = connect_target(target.recovery(recovery)).await?;
-    let task = tokio::spawn(rig.otel.log_events(connection.events()));
-    let Rig { broker, spans, .. } = rig;
+    let task = tokio::spawn(scene.otel.log_events(connection.events()));
+    let Scene { broker, telemetry, .. } = scene;
     drop(broker);
     task.await?;
-    let spans = spans.get_finished_spans()?;
+    let spans = telemetry.spans.get_finished_spans()?;
     let [span] = &spans[..] else { panic!("{spans:?}") };
     let names: Vec<_> = span.events.iter().map(|event| event.name.to_string()).collect();
     assert_eq!(names, ["attempt failed", "attempt failed"]);
@@ -173,15 +155,15 @@ async fn an_end_that_nobody_asked_for_is_an_error() -> Outcome {
 }
 
 #[tokio::test]
-async fn the_counters_of_each_connection_are_metrics_until_it_is_gone() -> Outcome {
-    let rig = Rig::new()?;
-    let (orders, mail) = (rig.connect().await?, rig.connect().await?);
-    rig.otel.observe(&orders.monitor(), "orders");
-    rig.otel.observe(&mail.monitor(), "mail");
+async fn the_counters_of_each_connection_are_metrics_until_it_closes() -> Outcome {
+    let scene = Scene::new()?;
+    let (orders, mail) = (scene.connect().await?, scene.connect().await?);
+    scene.otel.observe(&orders.monitor(), "orders");
+    scene.otel.observe(&mail.monitor(), "mail");
     let channel = orders.open_channel().await?;
     let queue = channel.queue_declare("q", QueueOptions::new().exclusive(true)).await?;
     queue.publish_confirmed(&Message::new("body")).await?;
-    let numbers = rig.numbers("orders")?;
+    let numbers = scene.numbers("orders")?;
     for (name, value) in orders.counters().iter() {
         // The count of bytes and reads goes on meanwhile.
         if !matches!(name, "bytes_read" | "bytes_written" | "reads" | "writes") {
@@ -196,15 +178,13 @@ async fn the_counters_of_each_connection_are_metrics_until_it_is_gone() -> Outco
     assert_eq!(numbers["amqp_client.current.open"], 1.0);
     assert_eq!(numbers["amqp_client.current.channels"], 1.0);
     assert_eq!(numbers["amqp_client.blocked_time"], 0.0);
-    assert_eq!(rig.numbers("mail")?["amqp_client.published"], 0.0);
+    assert_eq!(scene.numbers("mail")?["amqp_client.published"], 0.0);
 
     // The metrics do not keep the connection open.
     let monitor = orders.monitor();
     drop((channel, queue, orders));
-    while monitor.counters().is_some() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(rig.numbers("orders")?, BTreeMap::new());
-    assert_eq!(rig.numbers("mail")?["amqp_client.current.open"], 1.0);
+    until("the connection closes", || monitor.counters().is_none()).await;
+    assert_eq!(scene.numbers("orders")?, BTreeMap::new());
+    assert_eq!(scene.numbers("mail")?["amqp_client.current.open"], 1.0);
     Ok(())
 }

@@ -5,10 +5,11 @@ mod rig;
 use std::time::Duration;
 
 use amqp_client_tokio::{
-    Delivery, FieldTable, Message, MessageProperties, PublisherOptions, RawProperties, Route,
+    Delivery, FieldTable, Message, MessageProperties, OnLoss, PublisherOptions, RawProperties,
+    Recovery, Route, Target, connect_target,
 };
 use opentelemetry_sdk::trace::SpanData;
-use rig::{Rig, process_text};
+use rig::{Rig, process_text, until};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -50,6 +51,37 @@ async fn messages_that_are_not_sent() -> Outcome {
 }
 
 #[tokio::test]
+async fn messages_that_wait_too_long_or_are_refused() -> Outcome {
+    let mut rig = Rig::new("errors-unconfirmed", true, |builder| builder).await?;
+    let broker = rig.broker.take().ok_or("it is in memory")?;
+    let options = PublisherOptions::new().on_loss(OnLoss::Keep);
+    // A channel that is opened again keeps its messages, except the one for which it was closed.
+    let target: Target = broker.uri().parse()?;
+    let target = target.recovery(Recovery::default().reopen_channels(true));
+    let reopens = connect_target(target.intercept(rig.otel.clone())).await?;
+    let nowhere = reopens.open_channel().await?.exchange("nowhere")?;
+    let nowhere = nowhere.publisher(options.clone())?;
+    nowhere.send("key", "m").await.expect_err("there is no such exchange");
+    assert_eq!(error(&rig.take()), "refused");
+
+    broker.hold_confirms(true);
+    let impatient = PublisherOptions::new().window(1, 1024).timeout(Some(Duration::from_millis(1)));
+    let impatient = rig.channel.default_exchange().publisher(impatient)?;
+    let _first = impatient.publish("errors-unconfirmed", "m").await?;
+    impatient.publish("errors-unconfirmed", "m").await.expect_err("the window is full");
+    assert_eq!(error(&rig.take()), "timeout");
+
+    drop(broker);
+    until("the connection is lost", || rig.connection.health().losses > 0).await;
+    let expiring = options.keep_for(Duration::from_millis(1));
+    let expiring = rig.channel.default_exchange().publisher(expiring)?;
+    rig.take();
+    expiring.send("errors-unconfirmed", "m").await.expect_err("it expires before the recovery");
+    assert_eq!(error(&rig.take()), "not_resent");
+    Ok(())
+}
+
+#[tokio::test]
 async fn deliveries_that_are_settled_too_late_or_by_a_panic() -> Outcome {
     let rig = Rig::new("errors-late", true, |builder| builder).await?;
     let broker = rig.broker.as_ref().ok_or("it is in memory")?;
@@ -57,9 +89,7 @@ async fn deliveries_that_are_settled_too_late_or_by_a_panic() -> Outcome {
     let delivery = rig.next().await?;
     let losses = rig.connection.health().losses;
     broker.restart();
-    while rig.connection.health().losses == losses {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the connection is lost", || rig.connection.health().losses > losses).await;
     rig.take();
     delivery.ack()?;
     assert_eq!(rig.texts(), [process_text("errors-late", 1, Some("stale"))]);

@@ -237,8 +237,8 @@ async fn metrics() -> Outcome {
     let rig = Rig::new("otel-metrics", false, |builder| builder).await?;
     rig.queue.publish_confirmed(&Message::new("body")).await?;
     rig.next().await?.ack()?;
-    rig.meter.force_flush()?;
-    let all = rig.metrics.get_finished_metrics()?;
+    rig.telemetry.meter.force_flush()?;
+    let all = rig.telemetry.metrics.get_finished_metrics()?;
     let mut seen = Vec::new();
     for metric in all.iter().flat_map(|all| all.scope_metrics()).flat_map(|scope| scope.metrics()) {
         let count = match metric.data() {
@@ -271,7 +271,7 @@ async fn metrics() -> Outcome {
 #[tokio::test]
 async fn the_current_span_is_the_parent_of_a_publish() -> Outcome {
     let rig = Rig::new("otel-parent", false, |builder| builder).await?;
-    let tracer = rig.tracer.tracer("program");
+    let tracer = rig.telemetry.tracer.tracer("program");
     let context = Context::current().with_span(tracer.start("request"));
     {
         use opentelemetry::context::FutureExt as _;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::time::{Duration, Instant};
+
 use amqp_client_otel::{Builder, OtelIntercept};
 use amqp_client_tokio::{
     Channel, Connection, ConsumeOptions, Delivery, Queue, QueueOptions, Target, connect_target,
@@ -13,16 +15,47 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 
+/// Keeps spans and metrics in memory.
+pub(crate) struct Telemetry {
+    pub(crate) spans: InMemorySpanExporter,
+    pub(crate) metrics: InMemoryMetricExporter,
+    pub(crate) tracer: SdkTracerProvider,
+    pub(crate) meter: SdkMeterProvider,
+}
+
+impl Telemetry {
+    pub(crate) fn new() -> Self {
+        let (spans, metrics) = (InMemorySpanExporter::default(), InMemoryMetricExporter::default());
+        let tracer = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
+        let reader = PeriodicReader::builder(metrics.clone()).build();
+        let meter = SdkMeterProvider::builder().with_reader(reader).build();
+        Self { spans, metrics, tracer, meter }
+    }
+
+    /// Returns the builder of an interceptor whose spans and metrics are kept.
+    pub(crate) fn builder(&self) -> Builder {
+        OtelIntercept::builder()
+            .tracer(BoxedTracer::new(Box::new(self.tracer.tracer("test"))))
+            .meter(self.meter.meter("test"))
+    }
+}
+
+/// Waits for a condition, for at most 30 seconds.
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "still waiting: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 pub(crate) struct Rig {
     pub(crate) broker: Option<Broker>,
     pub(crate) connection: Connection,
     pub(crate) channel: Channel,
     pub(crate) queue: Queue,
     pub(crate) otel: OtelIntercept,
-    pub(crate) spans: InMemorySpanExporter,
-    pub(crate) metrics: InMemoryMetricExporter,
-    pub(crate) tracer: SdkTracerProvider,
-    pub(crate) meter: SdkMeterProvider,
+    pub(crate) telemetry: Telemetry,
 }
 
 impl Rig {
@@ -35,19 +68,13 @@ impl Rig {
         let url = std::env::var("AMQP_URL").ok().filter(|_| !in_memory);
         let broker = if url.is_some() { None } else { Some(Broker::start()?) };
         let url = url.or_else(|| broker.as_ref().map(Broker::uri)).ok_or("no broker")?;
-        let (spans, metrics) = (InMemorySpanExporter::default(), InMemoryMetricExporter::default());
-        let tracer = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
-        let reader = PeriodicReader::builder(metrics.clone()).build();
-        let meter = SdkMeterProvider::builder().with_reader(reader).build();
-        let builder = OtelIntercept::builder()
-            .tracer(BoxedTracer::new(Box::new(tracer.tracer("test"))))
-            .meter(meter.meter("test"));
-        let otel = options(builder).build();
+        let telemetry = Telemetry::new();
+        let otel = options(telemetry.builder()).build();
         let target: Target = url.parse()?;
         let connection = connect_target(target.intercept(otel.clone())).await?;
         let channel = connection.open_channel().await?;
         let queue = channel.queue_declare(name, QueueOptions::new().exclusive(true)).await?;
-        Ok(Self { broker, connection, channel, queue, otel, spans, metrics, tracer, meter })
+        Ok(Self { broker, connection, channel, queue, otel, telemetry })
     }
 
     pub(crate) async fn next(&self) -> Result<Delivery, Box<dyn std::error::Error>> {
@@ -57,8 +84,8 @@ impl Rig {
 
     /// Returns the spans that ended since the last call.
     pub(crate) fn take(&self) -> Vec<SpanData> {
-        let spans = self.spans.get_finished_spans().expect("they are in memory");
-        self.spans.reset();
+        let spans = self.telemetry.spans.get_finished_spans().expect("they are in memory");
+        self.telemetry.spans.reset();
         spans
     }
 
