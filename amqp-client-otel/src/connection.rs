@@ -1,4 +1,4 @@
-//! A connection as a whole: its counters as metrics, and what happens to it as spans.
+//! A connection as a whole: its counters as metrics, and its outages and other events as spans.
 
 use amqp_client_core::proto::ConnectionError;
 use amqp_client_core::proto::session::RecoveryReport;
@@ -113,7 +113,7 @@ impl OtelIntercept {
     }
 }
 
-/// What happens to a connection at present.
+/// The outage and the alarm that have not ended yet.
 struct Life {
     shared: std::sync::Arc<Shared>,
     outage: Option<BoxedSpan>,
@@ -142,11 +142,11 @@ impl Life {
             ConnectionEvent::Connecting { .. } | ConnectionEvent::Waiting { .. } => {}
             ConnectionEvent::Recovered(report) => self.recovered(&report),
             ConnectionEvent::Closed(error) => self.closed(&error, text),
-            ConnectionEvent::ConsumerLags { .. } => self.moment("amqp consumer lags", text),
-            ConnectionEvent::TokenNotRenewed { .. } => self.moment("amqp token not renewed", text),
-            ConnectionEvent::NotRestored { .. } => self.moment("amqp not restored", text),
-            ConnectionEvent::Restored { .. } => self.moment("amqp restored", text),
-            ConnectionEvent::Missed(_) => self.moment("amqp events missed", text),
+            ConnectionEvent::ConsumerLags { .. } => self.instant("amqp consumer lags", text),
+            ConnectionEvent::TokenNotRenewed { .. } => self.instant("amqp token not renewed", text),
+            ConnectionEvent::NotRestored { .. } => self.instant("amqp not restored", text),
+            ConnectionEvent::Restored { .. } => self.instant("amqp restored", text),
+            ConnectionEvent::Missed(_) => self.instant("amqp events missed", text),
             _ => {}
         }
     }
@@ -189,11 +189,12 @@ impl Life {
     fn note(&mut self, name: &'static str, text: String) {
         match &mut self.outage {
             Some(span) => span.add_event(name, vec![KeyValue::new("amqp_client.text", text)]),
-            None => self.moment("amqp attempt failed", text),
+            None => self.instant("amqp attempt failed", text),
         }
     }
 
-    fn moment(&self, name: &'static str, text: String) {
+    /// Creates a span that ends at once.
+    fn instant(&self, name: &'static str, text: String) {
         drop(self.start(name, &[KeyValue::new("amqp_client.text", text)]));
     }
 
@@ -203,7 +204,7 @@ impl Life {
         attributes.extend_from_slice(more);
         let builder =
             SpanBuilder::from_name(name).with_kind(SpanKind::Client).with_attributes(attributes);
-        // A trace of its own: nothing that the program does at present has caused this.
+        // A trace of its own: the span that is current in this task did not cause the event.
         self.shared.tracer.build_with_context(builder, &Context::new())
     }
 }

@@ -78,7 +78,7 @@ async fn contexts_in_messages_are_kept_if_they_are_valid() -> Outcome {
             assert_eq!(span.links[0].span_context.trace_id().to_string(), TRACE);
         }
     }
-    // What is no context is replaced.
+    // Values that are no context are replaced.
     for value in ["", "00-zz", "garbage"] {
         rig.queue.publish_confirmed(&with_header("x", "traceparent", value)).await?;
         rig.queue.get().await?.ok_or("empty")?.delivery.ack()?;

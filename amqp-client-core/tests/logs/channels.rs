@@ -52,7 +52,7 @@ pub(crate) fn a_channel_that_is_opened_again_says_so() {
         "INFO restored consumer 'ctag-1.1' of channel 1",
         "INFO, channel 1: channel opened again and restored",
     ]);
-    // What the broker closed with that channel is no part of a later loss.
+    // A later loss does not count that request and those messages again.
     scene.lose();
     let lost = scene.lines().swap_remove(0);
     assert!(lost.ends_with("; interrupted: 1 channel"), "{lost}");

@@ -23,7 +23,7 @@ impl Row<'_> {
             if parts.peek().is_none() {
                 return rest.ends_with(part) && (!part.is_empty() || !rest.is_empty());
             }
-            // What varies may be empty, as an ending for several things.
+            // A varying part may be empty, as the ending of a plural.
             let Some(at) = rest.find(part) else { return false };
             rest = &rest[at + part.len()..];
         }

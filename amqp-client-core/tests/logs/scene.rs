@@ -11,7 +11,7 @@ use crate::harness::ClientRig;
 /// Keeps the lines of all tests. Each test looks for those of its own connections, by their name.
 pub(crate) struct Sink {
     lines: Mutex<Vec<String>>,
-    /// What a test wants the sink to do for each line, with the name of the connection.
+    /// Callbacks of tests for each line, with the name of the connection.
     acts: Mutex<Vec<(String, Act)>>,
 }
 

@@ -1,4 +1,4 @@
-//! What a sink may do.
+//! Sinks that panic, use the connection, or cause further lines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -31,7 +31,7 @@ struct Theirs {
     state: String,
 }
 
-/// What a run has seen.
+/// The spans of both programs in one run.
 struct Run {
     /// The queues to which pika publishes, and from which it consumes.
     from_pika: String,
@@ -138,7 +138,7 @@ async fn run(child: bool) -> Result<Run> {
     Ok(run)
 }
 
-/// What is the same whether the `process` span is a child or linked.
+/// Compares the spans that are the same whether the `process` span is a child or linked.
 fn compare(run: &Run) -> HashMap<&'static str, String> {
     let first = run.innermost(ORIGIN, &format!("{} send", run.from_pika));
     assert_eq!((&*first.kind, &*first.state), ("PRODUCER", "vendor=left"));
@@ -193,7 +193,7 @@ async fn one_trace_through_pika_and_back() -> Result<()> {
     assert!(process.parent_span_is_remote);
     let parent = format!("{} {}", process.span_context.trace_id(), process.parent_span_id);
     assert_eq!(parent, ids["first"]);
-    // The state of the trace has gone from pika through our handler, and back to pika.
+    // The state of the trace passes from pika through our handler, and back to pika.
     for id in ids.values() {
         assert_eq!(run.theirs(id).state, "vendor=left");
         assert!(id.starts_with(&ORIGIN[..32]), "{id} is in another trace");

@@ -103,7 +103,7 @@ fn scrape<'scope>(
     }
     let mut text = format!("seconds {}\n", times.join(" "));
     for (name, values) in series {
-        // What never changes is said once.
+        // Values that never change are recorded once.
         let changes = values.iter().any(|value| *value != values[0]);
         let values = if changes { values.join(" ") } else { values[0].clone() };
         writeln!(text, "{name} {values}")?;

@@ -105,7 +105,7 @@ async fn what_a_broker_does_is_in_the_log() -> Outcome {
     )
     .await?;
     let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
-    publisher.publish("orders", b"body").await?.await.err().ok_or("the queue is gone")?;
+    publisher.publish("orders", b"body").await?.await.err().ok_or("the queue was deleted")?;
     line(
         "WARN connection 1 (orders), channel 1: message to exchange '' by 'orders' returned: 312 NO_ROUTE; no queue is bound \
          for it, or the queue was deleted",
@@ -122,7 +122,7 @@ async fn what_a_broker_does_is_in_the_log() -> Outcome {
     .await?;
     node.ctl(&["set_vm_memory_high_watermark", "0.6"])?;
     line("INFO connection 1 (orders): the broker accepts messages again, after * s").await?;
-    blocked.await.err().ok_or("the queue is gone")?;
+    blocked.await.err().ok_or("the queue was deleted")?;
 
     node.ctl(&["close_all_connections", "maintenance"])?;
     line(

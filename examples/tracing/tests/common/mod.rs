@@ -34,7 +34,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no test panicked")
 }
 
-/// What a collector has received.
+/// The data that a collector has received.
 #[derive(Debug, Clone, Default)]
 pub struct Received {
     pub spans: Vec<Span>,

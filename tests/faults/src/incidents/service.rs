@@ -23,7 +23,7 @@ pub(crate) struct Setup {
     pub(crate) size: usize,
     /// The time between two messages.
     pub(crate) pause: Duration,
-    /// What is wrong with the service itself, once `broken` says so.
+    /// The bug of the service itself, once `broken` is set.
     pub(crate) bug: Bug,
 }
 
@@ -80,7 +80,7 @@ impl Service {
     }
 
     pub(crate) fn stop(self) {
-        // What a closed connection says is in the log.
+        // The log has the error of a closed connection.
         let _closed = self.runtime.block_on(self.connection.close());
         self.runtime.shutdown_timeout(Duration::from_secs(1));
     }

@@ -44,13 +44,13 @@ impl Client {
     }
 }
 
-/// What a client has done on one connection.
+/// The operations of a client on one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     bounds: RefCell<BTreeMap<&'static str, Bounds>>,
     /// Publishes with confirms.
     watched: Cell<u64>,
-    /// The broker was asked to deliver again what is not settled. What is stale from then on, only the client knows.
+    /// The broker was asked to deliver the unsettled messages again. From then on, only the client knows which deliveries are stale.
     redelivers: Cell<bool>,
     events: RefCell<Option<ConnectionEvents>>,
     before: RefCell<Counters>,
@@ -84,7 +84,7 @@ impl Tally {
         self.bounds(name, |bounds| bounds.perhaps += count as u64);
     }
 
-    /// What might happen has happened, or has not.
+    /// Records whether something that [`perhaps`](Self::perhaps) announced has happened.
     pub(crate) fn decide(&self, name: &'static str, count: usize, happened: bool) {
         self.bounds(name, |bounds| {
             bounds.perhaps -= count as u64;
@@ -200,7 +200,7 @@ impl Tally {
         Ok(())
     }
 
-    /// A connection has what its channels have, and what those had that are gone.
+    /// No counter of a connection is less than the sum of its open channels: the connection also counts the closed ones.
     pub(crate) fn compare_channels<'a>(
         connection: &Connection,
         channels: impl Iterator<Item = &'a Channel>,

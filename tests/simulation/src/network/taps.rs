@@ -144,7 +144,7 @@ fn whole(bytes: &[u8]) -> Option<usize> {
     (len <= bytes.len()).then_some(len)
 }
 
-/// What a tap has seen of a transport.
+/// The frames that a tap has seen of one transport.
 struct Seen {
     number: u64,
     frames: [Vec<Item>; 2],
