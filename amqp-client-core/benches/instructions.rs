@@ -1,7 +1,7 @@
 //! `instructions SCENARIO COUNT`: repeats a scenario, for `tests/instructions` to count the processor's instructions.
 //! `instructions SCENARIO COUNT lines|pcap` does so with a tap.
 //!
-//! The transport is memory. What the other end does was done before, or is left out.
+//! The transport is memory. The work of the other end is done before, or left out.
 
 #[path = "../tests/harness/mod.rs"]
 mod harness;
@@ -92,18 +92,9 @@ fn confirm(rig: &mut ClientRig, channel: &Channel, batches: usize) {
 fn consume(rig: &mut ClientRig, channel: &Channel, body: &[u8], no_ack: bool, batches: usize) {
     let consuming = channel.basic_consume("queue", ConsumeOptions::new().no_ack(no_ack));
     let mut consumer = rig.run(consuming).expect("a consumer");
-    let tag = consumer.tag().clone();
-    rig.peer.deliver(channel.id(), &tag, BATCH as u64, body);
-    let mut bytes = rig.said();
-    // Head, class, method and consumer tag come before the delivery tag.
-    let (one, tag_at) = (bytes.len() / BATCH, 7 + 4 + 1 + tag.len());
-    let mut next = 0u64;
+    let mut deliveries = rig.deliveries(&consumer, BATCH, body);
     for _ in 0..batches {
-        for delivery in bytes.chunks_exact_mut(one) {
-            next += 1;
-            delivery[tag_at..tag_at + 8].copy_from_slice(&next.to_be_bytes());
-        }
-        rig.hear(&bytes);
+        rig.hear(deliveries.again());
         take(&mut consumer, body.len());
         rig.write(false);
     }

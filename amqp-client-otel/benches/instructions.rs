@@ -13,7 +13,7 @@
 //! | `spans` | with a tracer that exports each span to nowhere, and no metrics |
 //! | `all` | with both |
 //!
-//! The transport is memory. What the other end does was done before.
+//! The transport is memory. The work of the other end is done before.
 
 #[path = "../../amqp-client-core/tests/harness/mod.rs"]
 mod harness;
@@ -86,18 +86,9 @@ fn publish(rig: &mut ClientRig, channel: &Channel, batches: usize) {
 fn consume(rig: &mut ClientRig, channel: &Channel, batches: usize) {
     let consuming = channel.basic_consume("queue", ConsumeOptions::new());
     let mut consumer = rig.run(consuming).expect("a consumer");
-    let tag = consumer.tag().clone();
-    rig.peer.deliver(channel.id(), &tag, BATCH as u64, &BODY);
-    let mut bytes = rig.said();
-    // Head, class, method and consumer tag come before the delivery tag.
-    let (one, tag_at) = (bytes.len() / BATCH, 7 + 4 + 1 + tag.len());
-    let mut next = 0u64;
+    let mut deliveries = rig.deliveries(&consumer, BATCH, &BODY);
     for _ in 0..batches {
-        for delivery in bytes.chunks_exact_mut(one) {
-            next += 1;
-            delivery[tag_at..tag_at + 8].copy_from_slice(&next.to_be_bytes());
-        }
-        rig.hear(&bytes);
+        rig.hear(deliveries.again());
         while let Some(delivery) = consumer.try_next() {
             delivery.ack().expect("it waits");
         }

@@ -54,6 +54,20 @@ impl ClientRig {
         self.peer.reply(self.now);
         while self.read() {}
     }
+
+    /// Has the peer write deliveries to a consumer, for [`again`](Deliveries::again).
+    pub(crate) fn deliveries(
+        &mut self,
+        consumer: &Consumer,
+        count: usize,
+        body: &[u8],
+    ) -> Deliveries {
+        self.peer.deliver(consumer.channel().id(), consumer.tag(), count as u64, body);
+        let bytes = self.said();
+        // Frame header, class, method and consumer tag come before the delivery tag.
+        let (size, tag_at) = (bytes.len() / count, 7 + 4 + 1 + consumer.tag().len());
+        Deliveries { bytes, size, tag_at, last: 0 }
+    }
 }
 
 impl<P: Peer> ClientRig<P> {
@@ -302,5 +316,25 @@ impl<P: Peer> ClientRig<P> {
     pub(crate) fn hear(&mut self, bytes: &[u8]) {
         self.driver.input().extend_from_slice(bytes);
         self.driver.received(self.now);
+    }
+}
+
+/// Deliveries of the same size. A benchmark hands them to the client again and again, so that only the client is measured.
+pub(crate) struct Deliveries {
+    bytes: Vec<u8>,
+    /// Bytes of one delivery.
+    size: usize,
+    tag_at: usize,
+    last: u64,
+}
+
+impl Deliveries {
+    /// Returns the bytes, with the delivery tags that come next.
+    pub(crate) fn again(&mut self) -> &[u8] {
+        for delivery in self.bytes.chunks_exact_mut(self.size) {
+            self.last += 1;
+            delivery[self.tag_at..self.tag_at + 8].copy_from_slice(&self.last.to_be_bytes());
+        }
+        &self.bytes
     }
 }
