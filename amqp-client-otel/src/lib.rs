@@ -47,6 +47,14 @@
 //! [scope](amqp_client_core::Delivery::scope) of the delivery: `for_each_concurrent` and the workers of `amqp-client-patterns` do
 //! that. The messages that this code publishes are then part of the same trace.
 //!
+//! These attributes of the conventions are missing:
+//!
+//! - `network.peer.address` and `network.peer.port`. An interceptor does not see which connection a message belongs to, and after an
+//!   outage, that connection may lead to another node. [`Connection::peer_addr`](amqp_client_core::Connection::peer_addr) returns the
+//!   address, and the log lines of a connection name it.
+//! - `messaging.message.envelope.size`. A message is sent in several frames, and their number depends on the frame size that the
+//!   broker chooses when the client connects. [`Builder::body_size`] adds the size of the body.
+//!
 //! # Errors
 //! `error.type` of a `publish` is `nacked`, `returned`, `unconfirmed`, `refused`, `not_resent`, `timeout`, `channel_closed`,
 //! `name_too_long`, `properties_too_large`, `would_wait` (`try_publish`), `abandoned` (the future, or all handles of the channel,
