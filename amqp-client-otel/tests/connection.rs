@@ -129,6 +129,7 @@ async fn outages_and_alarms_are_spans() -> Outcome {
     connection.close().await?;
     let spans = scene.ended(1).await;
     assert_eq!(text(&spans[0]), format!("amqp closed | {SYSTEM} | Unset"));
+    until("`log_events` ends", || task.is_finished()).await;
     task.await?;
     Ok(())
 }
@@ -143,6 +144,7 @@ async fn an_end_that_nobody_asked_for_is_an_error() -> Outcome {
     let task = tokio::spawn(scene.otel.log_events(connection.events()));
     let Scene { broker, telemetry, .. } = scene;
     drop(broker);
+    until("`log_events` ends", || task.is_finished()).await;
     task.await?;
     let spans = telemetry.spans.get_finished_spans()?;
     let [span] = &spans[..] else { panic!("{spans:?}") };

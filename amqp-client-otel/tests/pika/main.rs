@@ -2,18 +2,20 @@
 //!
 //! `tests/other-clients/run` installs pika and runs this test, on the broker in memory and on RabbitMQ.
 
+#[path = "../rig/mod.rs"]
+mod rig;
+
 use std::collections::HashMap;
 use std::env;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use amqp_client_otel::OtelIntercept;
 use amqp_client_tokio::{
     ConsumeOptions, Delivery, Message, Queue, QueueOptions, Target, connect_target,
 };
-use opentelemetry::global::BoxedTracer;
-use opentelemetry::trace::{SpanContext, SpanId, SpanKind, TracerProvider as _};
-use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind};
+use opentelemetry_sdk::trace::SpanData;
+use rig::Telemetry;
 use tokio::time::timeout;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -94,13 +96,8 @@ async fn run(child: bool) -> Result<Run> {
     let from_pika = format!("from-pika-{child}");
     let to_pika = format!("to-pika-{child}");
     let url = env::var("AMQP_URL")?;
-    let spans = InMemorySpanExporter::default();
-    let tracer = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
-    let otel = OtelIntercept::builder()
-        .tracer(BoxedTracer::new(Box::new(tracer.tracer("test"))))
-        .process_is_child(child)
-        .baggage(true)
-        .build();
+    let telemetry = Telemetry::new();
+    let otel = telemetry.builder().process_is_child(child).baggage(true).build();
     let connection = connect_target(url.parse::<Target>()?.intercept(otel)).await?;
     let channel = connection.open_channel().await?;
     let options = QueueOptions::new().durable(false);
@@ -124,7 +121,8 @@ async fn run(child: bool) -> Result<Run> {
     }
     connection.close().await?;
 
-    let (ours, theirs, callback) = (spans.get_finished_spans()?, Vec::new(), String::new());
+    let (ours, theirs, callback) =
+        (telemetry.spans.get_finished_spans()?, Vec::new(), String::new());
     let mut run = Run { from_pika, to_pika, ours, theirs, callback };
     for line in String::from_utf8(output.stdout)?.lines() {
         let fields: Vec<_> = line.split('\t').map(ToOwned::to_owned).collect();

@@ -14,6 +14,7 @@ use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use tokio::time::timeout;
 
 /// Keeps spans and metrics in memory.
 pub(crate) struct Telemetry {
@@ -40,9 +41,12 @@ impl Telemetry {
     }
 }
 
+/// Far longer than anything takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
+
 /// Waits for a condition, for at most 30 seconds.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + LIMIT;
     while !condition() {
         assert!(Instant::now() < deadline, "still waiting: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -79,7 +83,8 @@ impl Rig {
 
     pub(crate) async fn next(&self) -> Result<Delivery, Box<dyn std::error::Error>> {
         let mut consumer = self.queue.consume(ConsumeOptions::new()).await?;
-        Ok(consumer.next().await.ok_or("it ended")??)
+        let next = timeout(LIMIT, consumer.next()).await;
+        Ok(next.map_err(|_| "still waiting: a delivery comes")?.ok_or("it ended")??)
     }
 
     /// Returns the spans that ended since the last call.
