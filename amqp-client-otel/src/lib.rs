@@ -3,7 +3,8 @@
 //! [`OtelIntercept`] creates spans and metrics for all messages of a connection, and passes trace contexts on in message headers. Add
 //! it to the target of a connection. The code that publishes and consumes needs no change.
 //!
-//! ```
+#![cfg_attr(feature = "opentelemetry", doc = "```")]
+#![cfg_attr(not(feature = "opentelemetry"), doc = "```ignore")]
 //! # use amqp_client_tokio::{Message, QueueOptions, Target, connect_target};
 //! use amqp_client_otel::OtelIntercept;
 //!
@@ -81,6 +82,11 @@
 //! # Exporters
 //! The task that drives the connection ends spans of confirmed messages. Use a batch span processor: an exporter that blocks would
 //! delay all messages.
+
+#![cfg_attr(
+    not(feature = "opentelemetry"),
+    allow(rustdoc::broken_intra_doc_links, reason = "this page describes `OtelIntercept`")
+)]
 
 #[cfg(any(feature = "opentelemetry", feature = "tracing"))]
 mod attributes;
