@@ -440,10 +440,10 @@ impl Channel {
             Err(gate) if !matches!(gate, Gate::Full | Gate::Kept) => Some(gate),
             // Before it waits for room that it cannot use yet: it would take a turn and pass it on.
             _ if crowded => Some(Gate::Window),
+            // Publishers that wait for room go first. It waits for room in the outgoing buffer last, and holds the other room then.
+            _ if kept => Some(Gate::Kept),
             Err(gate) => Some(gate),
-            // Publishers that wait for room go first.
             Ok(()) if full => Some(Gate::Full),
-            Ok(()) if kept => Some(Gate::Kept),
             Ok(()) => None,
         };
         if let Some(by) = held_by {

@@ -11,6 +11,9 @@ pub(crate) struct WaitingPlace<'a> {
     channel: &'a Channel,
     /// Its place among those that wait for a gate.
     gate: Option<GatePlace>,
+    /// Its place in the line for kept messages. Room that was granted stays granted while it waits for the outgoing buffer: if it
+    /// were returned, two publishers that need both would pass the room to each other for as long as neither gets both.
+    kept: Option<Ticket>,
     /// Its place among those that wait for room in the window. Room that was granted stays granted while a gate is shut.
     window: Option<(Window, Ticket)>,
 }
@@ -29,12 +32,11 @@ enum GatePlace {
     Connection(WaiterId),
     Channel(WaiterId),
     Full(Ticket),
-    Kept(Ticket),
 }
 
 impl<'a> WaitingPlace<'a> {
     pub(crate) const fn new(channel: &'a Channel) -> Self {
-        Self { channel, gate: None, window: None }
+        Self { channel, gate: None, kept: None, window: None }
     }
 
     /// Its place in the line for the outgoing buffer.
@@ -47,10 +49,7 @@ impl<'a> WaitingPlace<'a> {
 
     /// Its place in the line for kept messages.
     pub(super) const fn kept(&self) -> Option<Ticket> {
-        match self.gate {
-            Some(GatePlace::Kept(ticket)) => Some(ticket),
-            _ => None,
-        }
+        self.kept
     }
 
     /// Its place in the line for the window.
@@ -62,15 +61,15 @@ impl<'a> WaitingPlace<'a> {
     pub(super) fn bytes_ahead(&self, state: &mut State) -> usize {
         let gate = match self.gate {
             Some(GatePlace::Full(ticket)) => state.full.bytes_ahead(ticket),
-            Some(GatePlace::Kept(ticket)) => state.kept.bytes_ahead(ticket),
             Some(GatePlace::Connection(_) | GatePlace::Channel(_)) | None => 0,
         };
+        let kept = self.kept.map_or(0, |ticket| state.kept.bytes_ahead(ticket));
         let window = self.window.and_then(|(window, ticket)| {
             let channel = state.channel(self.channel.place())?;
             let (_, line) = channel.windows.iter().find(|(of, _)| *of == window)?;
             Some(line.bytes_ahead(ticket))
         });
-        gate.saturating_add(window.unwrap_or_default())
+        gate.saturating_add(kept).saturating_add(window.unwrap_or_default())
     }
 
     /// Waits with a message of that size until whatever holds it up may have changed.
@@ -85,7 +84,7 @@ impl<'a> WaitingPlace<'a> {
         let place = self.channel.place();
         match by {
             Gate::Window => {
-                task.bury(self.leave_gate(state));
+                self.leave_gates(state, task);
                 let Some(window) = window else { return };
                 let mut ticket = self.window();
                 if let Some(channel) = state.channel(place) {
@@ -102,13 +101,12 @@ impl<'a> WaitingPlace<'a> {
                 self.gate = ticket.map(GatePlace::Full);
             }
             Gate::Kept => {
-                let mut ticket = self.kept();
-                if ticket.is_none() {
-                    task.bury(self.leave_gate(state));
+                // Room in the outgoing buffer is of no use to it yet.
+                task.bury(self.leave_gate(state));
+                if self.kept.is_none() {
                     state.log_kept_full();
                 }
-                state.kept.wait(&mut ticket, size.whole, task);
-                self.gate = ticket.map(GatePlace::Kept);
+                state.kept.wait(&mut self.kept, size.whole, task);
             }
             Gate::Blocked => {
                 let mut id = match self.gate {
@@ -116,7 +114,7 @@ impl<'a> WaitingPlace<'a> {
                     _ => None,
                 };
                 if id.is_none() {
-                    task.bury(self.leave_gate(state));
+                    self.leave_gates(state, task);
                 }
                 state.gate.register(&mut id, task);
                 self.gate = id.map(GatePlace::Connection);
@@ -127,7 +125,7 @@ impl<'a> WaitingPlace<'a> {
                     _ => None,
                 };
                 if id.is_none() {
-                    task.bury(self.leave_gate(state));
+                    self.leave_gates(state, task);
                 }
                 if let Some(channel) = state.channel(place) {
                     channel.gate.register(&mut id, task);
@@ -138,13 +136,25 @@ impl<'a> WaitingPlace<'a> {
     }
 
     /// Leaves, after publishing or instead of it, and calls the next. Returns wakers, to be dropped behind the lock.
-    pub(super) fn leave(&mut self, state: &mut State) -> [Option<Waker>; 2] {
-        let gate = self.leave_gate(state);
+    pub(super) fn leave(&mut self, state: &mut State) -> [Option<Waker>; 3] {
+        let (gate, kept) = (self.leave_gate(state), self.leave_kept(state));
         let window = self
             .window
             .take()
             .and_then(|(window, ticket)| state.leave_window(self.channel.place(), window, ticket));
-        [gate, window]
+        [gate, kept, window]
+    }
+
+    /// Leaves all lines but that of the window.
+    fn leave_gates(&mut self, state: &mut State, task: &mut Task<'_>) {
+        task.bury(self.leave_gate(state));
+        task.bury(self.leave_kept(state));
+    }
+
+    fn leave_kept(&mut self, state: &mut State) -> Option<Waker> {
+        let waker = state.kept.leave(self.kept.take()?);
+        state.call_publishers();
+        waker
     }
 
     fn leave_gate(&mut self, state: &mut State) -> Option<Waker> {
@@ -158,16 +168,11 @@ impl<'a> WaitingPlace<'a> {
                 state.call_publishers();
                 waker
             }
-            GatePlace::Kept(ticket) => {
-                let waker = state.kept.leave(ticket);
-                state.call_publishers();
-                waker
-            }
         }
     }
 
     pub(super) const fn is_nowhere(&self) -> bool {
-        self.gate.is_none() && self.window.is_none()
+        self.gate.is_none() && self.kept.is_none() && self.window.is_none()
     }
 }
 
