@@ -74,6 +74,9 @@ setters! {
         unfinished_max: u64,
         /// Sets the number of bytes queued for the transport at which publishing has to wait. 0 counts as 1: a message waits until
         /// all others are written. Default 256 KiB: enough to keep a socket busy, and little to lose with a connection.
+        ///
+        /// Frames that would wait for more than twice that many bytes [overtake](crate::Connection::take_transmit) large messages of
+        /// other channels.
         transmit_high_water: usize,
     }
 }

@@ -7,6 +7,7 @@ use crate::event::{ChannelEvent, Event};
 use crate::event_queue::EventQueue;
 use crate::frame::{self, FrameKind, HEADER_EXCESS};
 use crate::method::{Arguments, Method};
+use crate::transmit::Overtaken;
 use crate::{
     ChannelId, Close, CommandError, FRAME_MIN_SIZE, Limits, Misuse, RequestId, Transmit, Violation,
 };
@@ -28,6 +29,8 @@ const MAX_UNREAD_REPLIES: usize = 16 * 1024 * 1024;
 pub(crate) struct Outbound {
     pub(crate) role: Role,
     pub(crate) transmit: Transmit,
+    /// Bytes that the transport has taken before others. Until they are written, they count as queued.
+    pub(crate) overtaken: Overtaken,
     pub(crate) events: EventQueue,
     /// The negotiated limit; before the negotiation, the limit that is accepted.
     pub(crate) frame_max: u32,
@@ -63,6 +66,7 @@ impl Outbound {
         Self {
             role,
             transmit: Transmit::new(),
+            overtaken: Overtaken::default(),
             events: EventQueue::default(),
             frame_max: effective_frame_max(limits.frame_max),
             limits,
@@ -155,9 +159,20 @@ impl Outbound {
         }
     }
 
+    /// Number of bytes behind which frames keep their place: with more of them, a message among them is large.
+    pub(crate) const fn patience(&self) -> usize {
+        self.limits.transmit_high_water.saturating_mul(2)
+    }
+
     /// Returns whether the outgoing buffer is full.
     pub(crate) fn is_full(&self) -> bool {
-        self.transmit.remaining() >= self.limits.transmit_high_water
+        self.room() == 0
+    }
+
+    /// Number of bytes that can be queued before the outgoing buffer is full.
+    pub(crate) fn room(&self) -> usize {
+        let queued = self.transmit.remaining().saturating_add(self.overtaken.bytes);
+        self.limits.transmit_high_water.saturating_sub(queued)
     }
 }
 

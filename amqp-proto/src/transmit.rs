@@ -1,5 +1,7 @@
 //! The bytes to write.
 
+mod fair;
+
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::fmt;
@@ -7,6 +9,7 @@ use core::fmt;
 use bytes::{Buf, Bytes};
 
 use crate::wire::wipe;
+pub(crate) use fair::Overtaken;
 
 /// An empty buffer keeps at least this much memory: some dozens of messages, so that steady publishing does not allocate.
 const IDLE_CAPACITY: usize = 64 * 1024;
@@ -31,6 +34,8 @@ pub struct Transmit {
     peak: usize,
     /// True if `buffer` contains credentials, which are overwritten once they are written.
     secret: bool,
+    /// A part of what was queued was written, perhaps a part of a frame.
+    partly_written: bool,
 }
 
 impl Transmit {
@@ -93,6 +98,7 @@ impl Transmit {
             self.buffer.clear();
             self.buffer.shrink_to(self.peak.max(IDLE_CAPACITY));
             self.position = 0;
+            self.partly_written = false;
         } else if self.position >= IDLE_CAPACITY && self.position > self.buffer.len() / 2 {
             self.buffer.drain(..self.position);
             for (at, _) in &mut self.bodies {
@@ -129,6 +135,7 @@ impl Buf for Transmit {
     fn advance(&mut self, count: usize) {
         debug_assert!(count <= self.remaining(), "more was written than there was");
         let mut count = count.min(self.remaining());
+        self.partly_written |= count > 0;
         while count > 0 {
             let run = self.run().len();
             if run > 0 {

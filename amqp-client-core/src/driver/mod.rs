@@ -318,7 +318,11 @@ impl Driver {
         };
         let given_up = give_up_at.is_some_and(|at| at <= now);
         let write = state.proto.take_transmit(now, &mut self.output) && !given_up;
-        state.deadlines.count_taken(self.output.remaining() - unwritten);
+        match self.output.remaining() - unwritten {
+            taken if unwritten == 0 => state.deadlines.count_taken(taken),
+            0 => {}
+            overtaken => state.deadlines.count_overtaken(overtaken),
+        }
         state.time_turn(now);
         state.call_publishers();
         state.wake_turns();

@@ -44,9 +44,8 @@ pub(crate) struct Server {
     pub(crate) ignores_purges: bool,
     /// The new tags of consumers that were restarted under another tag, by their tags at the client.
     tags: BTreeMap<String, ShortStr>,
-    /// Publishes that came since the last confirm, and how many came on the channel that publishes.
-    unconfirmed: u64,
-    published: u64,
+    /// The channels that publish, the number of publishes of each, and how many of them are confirmed.
+    publishing: Vec<(ChannelId, u64, u64)>,
     /// The number of replies to a request with this body. They come directly, before the confirm, and have its body.
     pub(crate) replies: Option<fn(&[u8]) -> u64>,
     /// The number of these replies so far.
@@ -65,7 +64,7 @@ impl Peer for Server {
     fn connect(&mut self, now: Instant) {
         self.connection = Connection::server(capable(), now);
         self.tags.clear();
-        self.published = 0;
+        self.publishing.clear();
     }
 
     fn handle_input(&mut self, now: Instant, input: &mut BytesMut) {
@@ -75,7 +74,6 @@ impl Peer for Server {
     }
 
     fn reply(&mut self, _: Instant) {
-        let mut channel = None;
         while let Some(event) = self.connection.poll_event() {
             match event {
                 Event::Server(ServerEvent::Login { response, .. }) => {
@@ -88,9 +86,10 @@ impl Peer for Server {
                     Ok(())
                 }
                 Event::Channel(id, ChannelEvent::Published(published)) => {
-                    channel = Some(id);
-                    self.unconfirmed += 1;
-                    self.published += 1;
+                    match self.publishing.iter_mut().find(|(channel, ..)| *channel == id) {
+                        Some((_, published, _)) => *published += 1,
+                        None => self.publishing.push((id, 1, 0)),
+                    }
                     self.reply_to(id, &published);
                     Ok(())
                 }
@@ -102,13 +101,17 @@ impl Peer for Server {
             }
             .expect("it is waiting");
         }
-        if self.unconfirmed > 0 && !self.ignores_publishes {
-            self.unconfirmed = 0;
-            let ack = BasicAck { delivery_tag: self.published, multiple: true };
-            let id = channel.expect("something was published there");
-            // A later frame may have closed the channel.
-            if let Ok(mut channel) = self.connection.channel(id) {
-                channel.send(ack).expect("it is sent");
+        if self.ignores_publishes {
+            return;
+        }
+        for (id, published, confirmed) in &mut self.publishing {
+            if published != confirmed {
+                *confirmed = *published;
+                let ack = BasicAck { delivery_tag: *published, multiple: true };
+                // A later frame may have closed the channel.
+                if let Ok(mut channel) = self.connection.channel(*id) {
+                    channel.send(ack).expect("it is sent");
+                }
             }
         }
     }
@@ -132,8 +135,7 @@ impl Server {
             recording: false,
             ignores_purges: false,
             tags: BTreeMap::new(),
-            unconfirmed: 0,
-            published: 0,
+            publishing: Vec::new(),
             replies: None,
             replied: 0,
             replies_to: ShortStr::default(),
@@ -175,7 +177,7 @@ impl Server {
     pub(crate) fn refuse(&mut self, id: ChannelId, code: ReplyCode, cause: (u16, u16)) {
         while self.connection.poll_event().is_some() {}
         self.connection.channel(id).expect("open").close_over(code, "refused", cause);
-        (self.published, self.unconfirmed) = (0, 0);
+        self.publishing.retain(|(channel, ..)| *channel != id);
     }
 
     /// The server asks the client to publish nothing: on one channel, or on the whole connection.

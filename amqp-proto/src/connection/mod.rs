@@ -260,6 +260,7 @@ impl Connection {
     #[inline]
     pub fn handle_written(&mut self, now: Instant, left: usize) {
         self.timers.written(now, self.outbound.transmit.remaining().saturating_add(left));
+        self.outbound.overtaken.written(left);
     }
 
     /// Opens a channel. The channel can be used at once. [`ChannelEvent::Opened`] reports that the server has opened it.
@@ -405,11 +406,23 @@ impl Connection {
 
     /// Moves all bytes to write into `transmit`, if that is empty, to write them without borrowing the connection. Returns
     /// whether `transmit` has any bytes. Report what is written with [`handle_written`](Self::handle_written).
+    ///
+    /// A large message holds up its channel only. If more than twice the [high-water mark](crate::Limits::transmit_high_water) is to be
+    /// written, frames of other channels go ahead of it, between two of its frames: requests, messages, and parts of large messages in
+    /// turns. Order is kept within each channel, and settlements and the close of the connection stay behind everything that was
+    /// queued before them. So call this method before each write, also while `transmit` has bytes.
     pub fn take_transmit(&mut self, now: Instant, transmit: &mut Transmit) -> bool {
         self.flush_acks();
-        if transmit.is_empty() && !self.outbound.transmit.is_empty() {
-            self.timers.sent(now);
-            core::mem::swap(&mut self.outbound.transmit, transmit);
+        let patience = self.outbound.patience();
+        let queued = &mut self.outbound.transmit;
+        if transmit.is_empty() {
+            if !queued.is_empty() {
+                self.timers.sent(now);
+                core::mem::swap(queued, transmit);
+                transmit.spread(patience);
+            }
+        } else if !queued.is_empty() {
+            self.outbound.overtaken.add(transmit.let_overtake(queued, patience));
         }
         !transmit.is_empty()
     }
@@ -502,6 +515,12 @@ impl Connection {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.outbound.is_full()
+    }
+
+    /// Returns how many more bytes can be queued before the outgoing buffer [is full](Self::is_full).
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.outbound.room()
     }
 
     /// Returns whether the broker has blocked publishing (`connection.blocked`).

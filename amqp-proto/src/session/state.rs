@@ -146,7 +146,7 @@ impl Session {
     /// Returns how many more bytes can be queued before the outgoing buffer [is full](Self::is_full).
     #[must_use]
     pub fn room(&self) -> usize {
-        self.config.limits.transmit_high_water.max(1).saturating_sub(self.queued())
+        self.context.connection.room()
     }
 
     /// Returns the number of bytes of kept messages.

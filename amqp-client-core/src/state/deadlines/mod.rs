@@ -162,6 +162,24 @@ impl Deadlines {
         self.taken += count as u64;
     }
 
+    /// The driver has taken `count` more bytes, ahead of others that were queued before. So more is ahead of all that it has not
+    /// taken. A request that was taken counts from a little later than it could.
+    #[cold]
+    pub(crate) fn count_overtaken(&mut self, count: usize) {
+        let (taken, more) = (self.taken, count as u64);
+        let fall_back = |at: &mut u64| {
+            if *at > taken {
+                *at = at.saturating_add(more);
+            }
+        };
+        self.entries.iter_mut().filter_map(|entry| entry.behind.as_mut()).for_each(fall_back);
+        self.recovered.iter_mut().map(|(_, at)| at).for_each(fall_back);
+        let mut behind = std::mem::take(&mut self.behind).into_vec();
+        behind.iter_mut().map(|Reverse((at, _))| at).for_each(fall_back);
+        self.behind = behind.into();
+        self.count_taken(count);
+    }
+
     /// Of the bytes that went to the driver, all but `left` are written, the last of them at `at`.
     #[inline]
     pub(crate) fn report_written(&mut self, at: Instant, left: usize) {

@@ -331,8 +331,10 @@ impl Client {
 
     pub(crate) fn config(&self) -> Config {
         let policy = self.policy();
+        // With a small limit, frames of the channels overtake each other.
+        let high_water = if policy.frame_max < 131_072 { 16 * 1024 } else { HIGH_WATER };
         let mut limits =
-            Limits::default().transmit_high_water(HIGH_WATER).frame_max(policy.frame_max);
+            Limits::default().transmit_high_water(high_water).frame_max(policy.frame_max);
         if let Some(oversized) = policy.oversized {
             limits = limits.body_max(BODY_MAX as u64).oversized(oversized);
         }
