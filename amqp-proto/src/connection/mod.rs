@@ -21,6 +21,7 @@ use crate::method::{
     ConnectionBlocked, ConnectionClose, ConnectionUnblocked, ConnectionUpdateSecret,
 };
 use crate::outbound::{Outbound, Role};
+use crate::transmit::Overtaken;
 use crate::wire::{Secret, ShortStr};
 use crate::{
     Channel, ChannelEvent, ChannelId, ClientConfig, Close, CommandError, ConnectStep,
@@ -416,6 +417,8 @@ impl Connection {
         let patience = self.outbound.patience();
         let queued = &mut self.outbound.transmit;
         if transmit.is_empty() {
+            // Whether or not this was reported: all of it is written.
+            self.outbound.overtaken = Overtaken::default();
             if !queued.is_empty() {
                 self.timers.sent(now);
                 core::mem::swap(queued, transmit);
