@@ -353,7 +353,8 @@ impl Driver {
         turn
     }
 
-    /// Returns the bytes to write.
+    /// Returns the bytes to write. A [`turn`](Self::turn) may insert others behind the first [chunk](bytes::Buf::chunk): if a write is
+    /// under way during a turn, let it be one of that chunk only.
     #[must_use]
     pub fn output(&self) -> &Transmit {
         &self.output

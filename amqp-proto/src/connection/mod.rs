@@ -411,7 +411,8 @@ impl Connection {
     /// A large message holds up its channel only. If more than twice the [high-water mark](crate::Limits::transmit_high_water) is to be
     /// written, frames of other channels go ahead of it, between two of its frames: requests, messages, and parts of large messages in
     /// turns. Order is kept within each channel, and settlements and the close of the connection stay behind everything that was
-    /// queued before them. So call this method before each write, also while `transmit` has bytes.
+    /// queued before them. So call this method before each write, also while `transmit` has bytes. It changes nothing in the first
+    /// [chunk](bytes::Buf::chunk): a write of that chunk may be under way.
     pub fn take_transmit(&mut self, now: Instant, transmit: &mut Transmit) -> bool {
         self.flush_acks();
         let patience = self.outbound.patience();
