@@ -111,17 +111,17 @@ fn tcp_scene() -> io::Result<(Broker, Target)> {
 
 /// A request waits behind a body that the system could take at once, and needs more than the timeout to pass on.
 async fn waits_for_the_system(connection: Connection) -> Outcome {
-    let (channel, other) = (connection.open_channel().await?, connection.open_channel().await?);
+    let channel = connection.open_channel().await?;
     channel.queue_declare("q", QueueOptions::new()).await?;
     let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
     let begun = Instant::now();
     let first = publisher.publish("q", vec![7; TCP_BODY]).await?;
-    other.basic_qos(10).await?;
+    channel.basic_qos(10).await?;
     assert!(begun.elapsed() > CALL, "the link is too fast to show anything");
     Ok(first.await?)
 }
 
-/// Everything that can wait behind a large body does.
+/// Requests of the channel wait behind a large body, and those of other channels do not.
 async fn works(connection: Connection) -> Outcome {
     connection.ready().await?;
     let (channel, other) = (connection.open_channel().await?, connection.open_channel().await?);
@@ -129,10 +129,12 @@ async fn works(connection: Connection) -> Outcome {
     let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
     let begun = Instant::now();
     let first = publisher.publish("q", vec![7; BODY]).await?;
-    let (asked, opening) = (other.basic_qos(10), connection.open_channel());
+    let (asked, opening) = (channel.basic_qos(10), connection.open_channel());
+    other.basic_qos(10).await?;
+    opening.await?;
+    assert!(begun.elapsed() < CALL, "requests of other channels waited for the body");
     asked.await?;
     assert!(begun.elapsed() > CALL, "the link is too fast to show anything");
-    opening.await?;
     first.await?;
     Ok(connection.close().await?)
 }
@@ -140,10 +142,10 @@ async fn works(connection: Connection) -> Outcome {
 /// Everything behind a body that the link does not take times out.
 async fn ends(connection: Connection) -> Outcome {
     connection.ready().await?;
-    let (channel, other) = (connection.open_channel().await?, connection.open_channel().await?);
+    let channel = connection.open_channel().await?;
     let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
     let confirmation = publisher.publish("q", vec![7; BODY]).await?;
-    let (asked, begun) = (other.basic_qos(10), Instant::now());
+    let (asked, begun) = (channel.basic_qos(10), Instant::now());
     assert!(matches!(asked.await, Err(CallError::TimedOut { after: CALL, .. })));
     assert!(begun.elapsed() >= CALL);
     assert!(matches!(confirmation.await, Err(ConfirmError::TimedOut { after: CALL })));

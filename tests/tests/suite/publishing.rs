@@ -42,6 +42,37 @@ behaviours! {
         assert_eq!(counted.message_count(), 2500);
     }
 
+    async fn large_messages_of_several_channels_and_requests_alternate(world) {
+        const SIZE: usize = 4 * 1024 * 1024;
+        let mut streams = Vec::new();
+        for fill in 0..3u8 {
+            let (channel, queue) = world.queue().await?;
+            let publisher = channel.default_exchange().publisher(PublisherOptions::new())?;
+            let mut sent = Vec::new();
+            for part in 0..2 {
+                let body = vec![fill * 2 + part; SIZE];
+                sent.push(publisher.publish(queue.name(), body).await?);
+            }
+            streams.push((queue, sent));
+        }
+        let (_asking, asked) = world.queue().await?;
+        for number in 0..20u8 {
+            asked.publish_confirmed(&Message::new(vec![number; 100])).await?;
+            let got = asked.get_no_ack().await?.ok_or("the queue is empty")?;
+            assert_eq!(got.delivery.body(), vec![number; 100]);
+        }
+        for (fill, (queue, sent)) in (0u8..).zip(streams) {
+            for confirmation in sent {
+                confirmation.await?;
+            }
+            for part in 0..2 {
+                let got = queue.get_no_ack().await?.ok_or("the queue is empty")?;
+                let whole = vec![fill * 2 + part; SIZE];
+                assert!(got.delivery.body() == whole, "message {part} of channel {fill}");
+            }
+        }
+    }
+
     async fn messages_are_persistent_by_default(world) {
         let (channel, queue) = world.queue().await?;
         let to = queue.name().to_string();
