@@ -91,18 +91,19 @@ impl Config {
 ///
 /// # Timeouts on slow links
 ///
-/// A request is written behind everything that was queued before it. `call_timeout`, `publish_timeout` and `confirm_timeout`
-/// bound the time in which neither the broker replies nor the transport accepts bytes, not the time that a link needs for a large
-/// body. Until the request and all bytes queued before it are written, the timeout restarts each time the transport accepts
-/// bytes. Once they are written, the broker has the whole timeout to reply.
+/// A request is written behind everything that its channel has queued before it. If more than 512 KiB are queued, it goes ahead of
+/// the messages of other channels. `call_timeout`, `publish_timeout` and `confirm_timeout` bound the time in which neither the broker
+/// replies nor the transport accepts bytes, not the time that a link needs for a large body. Until the request and all bytes queued
+/// before it are written, the timeout restarts each time the transport accepts bytes. Once they are written, the broker has the whole
+/// timeout to reply.
 ///
-/// For example, with a `call_timeout` of 5 s, a request behind a body of 30 MiB on a link of 2 MiB/s is written after 15 s, and
-/// fails 5 s later if the broker does not reply. If the link stops after 3 s, the request fails 5 s after that.
+/// For example, with a `call_timeout` of 5 s, a request behind a body of 30 MiB of its own channel, on a link of 2 MiB/s, is written
+/// after 15 s, and fails 5 s later if the broker does not reply. If the link stops after 3 s, the request fails 5 s after that.
 ///
-/// Bytes that are queued later make no difference. Time without a connection counts in full. Bytes count as written once the
-/// operating system has taken them into its buffers. On Linux and Android, the client
-/// [limits](crate::adapter::set_options) what the system holds unsent to 256 KiB. Elsewhere, and over your own
-/// transport, the system may take megabytes at once, and a slow link has to send them within the timeout.
+/// Bytes that are queued later make no difference, unless they go ahead of the request. Time without a connection counts in full.
+/// Bytes count as written once the operating system has taken them into its buffers. On Linux and Android, the client
+/// [limits](crate::adapter::set_options) what the system holds unsent to 256 KiB. Elsewhere, and over your own transport, the system
+/// may take megabytes at once, and a slow link has to send them within the timeout.
 ///
 /// To bound the whole time, wait with a timer of the runtime (`tokio::time::timeout`, for threads `.wait_timeout(..)`).
 ///
