@@ -321,7 +321,7 @@ impl Channel {
             let mut state = self.lock();
             // Messages that wait in front of this one are queued and written first.
             let ahead = place.bytes_ahead(&mut state).saturating_add(state.proto.queued());
-            let counts = Counts::Behind { queued: ahead, channel: Some(self.place()) };
+            let counts = Counts::BehindOthers { queued: ahead, channel: Some(self.place()) };
             Deadline::start_as(self.connection().shared(), state, timeout, counts)
         });
         if deadline.expired(cx) {

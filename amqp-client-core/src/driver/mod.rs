@@ -321,7 +321,7 @@ impl Driver {
         match self.output.remaining() - unwritten {
             taken if unwritten == 0 => state.deadlines.count_taken(taken),
             0 => {}
-            overtaken => state.deadlines.count_overtaken(overtaken),
+            overtaken => state.deadlines.count_overtaken(overtaken, state.proto.queued()),
         }
         state.time_turn(now);
         state.call_publishers();

@@ -11,7 +11,7 @@ use bytes::Buf as _;
 
 use super::Transmit;
 use crate::frame::{FRAME_END, FrameKind};
-use crate::method::{Arguments, BasicAck, BasicNack, BasicReject};
+use crate::method::{Arguments, BasicAck, BasicNack, BasicReject, TxCommit};
 
 /// Number of bytes, rounded up to whole frames, after which it is the turn of the other frames.
 const TURN: usize = 128 * 1024;
@@ -105,7 +105,10 @@ impl Transmit {
     /// chunk stays as it is: a write of it may be under way.
     pub(crate) fn let_overtake(&mut self, later: &mut Self, patience: usize) -> Overtaken {
         let nothing = Overtaken::default();
-        if self.remaining() <= patience || later.is_empty() || later.is_opaque() || self.secret {
+        if self.remaining() <= patience || later.is_empty() || later.buffer.len() == later.stuck {
+            return nothing;
+        }
+        if later.is_opaque() || self.secret {
             return nothing;
         }
         // Of the frame with this body, only the last octet follows the body.
@@ -123,6 +126,7 @@ impl Transmit {
         });
         if !whole || !later_whole || !any {
             self.append(&mut rest);
+            later.stuck = later.buffer.len();
             return nothing;
         }
         let (mut moved, mut kept) = (Self::new(), Self::new());
@@ -136,6 +140,7 @@ impl Transmit {
         }
         later.reclaim();
         later.append(&mut kept);
+        later.stuck = later.buffer.len();
         let bytes = moved.remaining();
         let left = self.alternate(moved, rest);
         Overtaken { bytes, left }
@@ -256,7 +261,7 @@ fn frame_at(buffer: &[u8], position: usize, body: Option<(usize, usize)>) -> Opt
     Some(Queued { channel, stays, head, end, is_large })
 }
 
-/// Returns whether a method acknowledges or rejects deliveries.
+/// Returns whether a method acknowledges or rejects deliveries, perhaps earlier ones of a transaction.
 fn is_settlement(payload: &[u8]) -> bool {
     let Some([c0, c1, m0, m1]) = payload.first_chunk() else { return false };
     let method = (u16::from_be_bytes([*c0, *c1]), u16::from_be_bytes([*m0, *m1]));
@@ -264,6 +269,7 @@ fn is_settlement(payload: &[u8]) -> bool {
         (BasicAck::CLASS_ID, BasicAck::METHOD_ID),
         (BasicNack::CLASS_ID, BasicNack::METHOD_ID),
         (BasicReject::CLASS_ID, BasicReject::METHOD_ID),
+        (TxCommit::CLASS_ID, TxCommit::METHOD_ID),
     ]
     .contains(&method)
 }
@@ -281,6 +287,8 @@ mod tests {
 
     const PATIENCE: usize = 512 * 1024;
     const FRAME_MAX: u32 = 128 * 1024;
+    const SETTLEMENTS: [[u16; 2]; 2] =
+        [[BasicAck::CLASS_ID, BasicAck::METHOD_ID], [TxCommit::CLASS_ID, TxCommit::METHOD_ID]];
     static BODY: [u8; FRAME_MAX as usize] = [0; FRAME_MAX as usize];
 
     #[derive(Debug, Clone)]
@@ -329,7 +337,7 @@ mod tests {
             out.push(kind.octet());
             out.extend_from_slice(&channel.to_be_bytes());
             out.extend_from_slice(&u32::try_from(size).expect("it is small").to_be_bytes());
-            let is_settlement = ids == [BasicAck::CLASS_ID, BasicAck::METHOD_ID];
+            let is_settlement = SETTLEMENTS.contains(&ids);
             let number = match body {
                 // The size tells bodies apart.
                 Some(body) => {
@@ -352,7 +360,7 @@ mod tests {
             match *step {
                 Step::Request { channel } => self.push(channel, FrameKind::Method, [50, 10], None),
                 Step::Settle { channel } => {
-                    let ids = [BasicAck::CLASS_ID, BasicAck::METHOD_ID];
+                    let ids = SETTLEMENTS[self.queued.len() % 2];
                     self.push(channel, FrameKind::Method, ids, None);
                 }
                 Step::Publish { channel, frames } => {

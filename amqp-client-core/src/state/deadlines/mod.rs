@@ -60,6 +60,12 @@ pub(crate) enum Counts {
         /// The place of the channel that the deadline concerns.
         channel: Option<u32>,
     },
+    /// The same, for a message that is not queued itself: some of these bytes are yet to be queued.
+    BehindOthers {
+        queued: usize,
+        /// The place of the channel that the deadline concerns.
+        channel: Option<u32>,
+    },
 }
 
 #[derive(Debug)]
@@ -72,6 +78,8 @@ struct Entry {
     behind: Option<u64>,
     /// The place of the channel that the deadline concerns.
     channel: Option<u32>,
+    /// All bytes ahead of it are queued, or were.
+    is_queued: bool,
     state: DeadlineState,
 }
 
@@ -97,20 +105,22 @@ impl Deadlines {
             Some(index) => index,
             None => {
                 let (since, behind, channel, state) = (None, None, None, DeadlineState::Free);
-                let entry = Entry { generation: 0, timeout, since, behind, channel, state };
+                let (generation, is_queued) = (0, true);
+                let entry = Entry { generation, timeout, since, behind, channel, is_queued, state };
                 self.entries.push(entry);
                 u32::try_from(self.entries.len() - 1).ok()?
             }
         };
         let (behind, channel) = match counts {
             Counts::Always => (None, None),
-            Counts::Behind { queued, channel } => {
+            Counts::Behind { queued, channel } | Counts::BehindOthers { queued, channel } => {
                 (Some(self.taken.saturating_add(queued as u64)), channel)
             }
         };
         let entry = self.entries.get_mut(index as usize)?;
         (entry.timeout, entry.since) = (timeout, None);
         (entry.behind, entry.channel) = (behind, channel);
+        entry.is_queued = !matches!(counts, Counts::BehindOthers { .. });
         entry.state = DeadlineState::Running(None);
         let id = DeadlineId { index, generation: entry.generation };
         self.unarmed.push(id);
@@ -162,22 +172,33 @@ impl Deadlines {
         self.taken += count as u64;
     }
 
-    /// The driver has taken `count` more bytes, ahead of others that were queued before. So more is ahead of all that it has not
-    /// taken. A request that was taken counts from a little later than it could.
+    /// The driver has taken `count` more bytes, ahead of others that were queued or taken before. `queued` bytes are left to take.
+    ///
+    /// So more is ahead of all that is not written. A deadline whose own bytes are among the `count` may now count from too late a
+    /// byte, but from none that is yet to be queued.
     #[cold]
-    pub(crate) fn count_overtaken(&mut self, count: usize) {
-        let (taken, more) = (self.taken, count as u64);
-        let fall_back = |at: &mut u64| {
-            if *at > taken {
-                *at = at.saturating_add(more);
-            }
-        };
-        self.entries.iter_mut().filter_map(|entry| entry.behind.as_mut()).for_each(fall_back);
-        self.recovered.iter_mut().map(|(_, at)| at).for_each(fall_back);
-        let mut behind = std::mem::take(&mut self.behind).into_vec();
-        behind.iter_mut().map(|Reverse((at, _))| at).for_each(fall_back);
-        self.behind = behind.into();
+    pub(crate) fn count_overtaken(&mut self, count: usize, queued: usize) {
         self.count_taken(count);
+        let (written, all) = (self.written, self.taken.saturating_add(queued as u64));
+        let fall_back = |at: u64, last: u64| match at > written {
+            true => at.saturating_add(count as u64).min(last),
+            false => at,
+        };
+        for entry in &mut self.entries {
+            let last = if entry.is_queued { all } else { u64::MAX };
+            entry.behind = entry.behind.map(|at| fall_back(at, last));
+        }
+        for (_, at) in &mut self.recovered {
+            *at = fall_back(*at, all);
+        }
+        let behind = std::mem::take(&mut self.behind).into_vec();
+        let entries = &self.entries;
+        let moved = behind.into_iter().filter_map(|Reverse((_, id))| {
+            let entry = entries.get(id.index as usize)?;
+            let at = entry.behind.filter(|_| entry.generation == id.generation)?;
+            Some(Reverse((at, id)))
+        });
+        self.behind = moved.collect();
     }
 
     /// Of the bytes that went to the driver, all but `left` are written, the last of them at `at`.
