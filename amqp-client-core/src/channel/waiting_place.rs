@@ -59,17 +59,18 @@ impl<'a> WaitingPlace<'a> {
 
     /// Bytes of messages that wait ahead of this one.
     pub(super) fn bytes_ahead(&self, state: &mut State) -> usize {
-        let gate = match self.gate {
-            Some(GatePlace::Full(ticket)) => state.full.bytes_ahead(ticket),
-            Some(GatePlace::Connection(_) | GatePlace::Channel(_)) | None => 0,
+        // A message that waits for the outgoing buffer has its room among kept messages already.
+        let line = match (&self.gate, self.kept) {
+            (Some(GatePlace::Full(ticket)), _) => state.full.bytes_ahead(*ticket),
+            (_, Some(ticket)) => state.kept.bytes_ahead(ticket),
+            (_, None) => 0,
         };
-        let kept = self.kept.map_or(0, |ticket| state.kept.bytes_ahead(ticket));
         let window = self.window.and_then(|(window, ticket)| {
             let channel = state.channel(self.channel.place())?;
             let (_, line) = channel.windows.iter().find(|(of, _)| *of == window)?;
             Some(line.bytes_ahead(ticket))
         });
-        gate.saturating_add(kept).saturating_add(window.unwrap_or_default())
+        line.saturating_add(window.unwrap_or_default())
     }
 
     /// Waits with a message of that size until whatever holds it up may have changed.
