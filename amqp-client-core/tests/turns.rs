@@ -20,8 +20,8 @@ impl Wake for Woken {
     }
 }
 
-/// A task that has its turn may not run for a while, such as a branch of a `select!` whose other branch is busy. Those behind it wait,
-/// and do not wake each other.
+/// A future that has its turn may not be polled for a while, for example in a `select!` whose other branch is busy. The publishers
+/// behind it must not wake each other meanwhile.
 #[test]
 fn kept_messages_do_not_pass_room_to_each_other() {
     const SIZE: usize = 3000;

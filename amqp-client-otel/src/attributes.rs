@@ -70,7 +70,7 @@ pub(crate) fn describe_server<'a>(
     }
 }
 
-/// Where a delivery has come from, kept for the span of its settlement.
+/// The origin of a delivery, kept for the span of its settlement.
 #[derive(Debug)]
 pub(crate) struct Origin {
     exchange: ShortStr,

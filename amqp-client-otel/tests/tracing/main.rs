@@ -3,6 +3,8 @@
 mod batches;
 mod recorder;
 
+use std::time::Duration;
+
 use amqp_client_otel::TracingIntercept;
 use amqp_client_tokio::{
     Connection, ConsumeOptions, Delivery, FieldTable, Message, MessageProperties, PublisherOptions,
@@ -48,7 +50,8 @@ impl Rig {
 
     async fn next(&self) -> Result<Delivery, Box<dyn std::error::Error>> {
         let mut consumer = self.queue.consume(ConsumeOptions::new()).await?;
-        Ok(consumer.next().await.ok_or("it ended")??)
+        let next = tokio::time::timeout(Duration::from_secs(30), consumer.next());
+        Ok(next.await?.ok_or("it ended")??)
     }
 
     /// Returns the spans that were closed since the last call.
@@ -93,8 +96,7 @@ async fn a_handler_and_what_it_publishes_belong_to_the_trace_of_the_message() ->
     assert_eq!(order.text(), publish_text("tracing-way", ""));
     assert_eq!((order.get("trace_id").len(), order.get("span_id").len()), (32, 16));
 
-    let mut consumer = rig.queue.consume(ConsumeOptions::new()).await?;
-    let delivery = consumer.next().await.ok_or("it ended")??;
+    let delivery = rig.next().await?;
     let scope = delivery.scope();
     scope.run(|| drop(tracing::info_span!("of the handler")));
     delivery.scope().wrap(rig.queue.publish_confirmed(&Message::new("mail"))).await?;
@@ -156,9 +158,8 @@ async fn errors() -> Outcome {
         [publish_text("nowhere", "returned"), publish_text("tracing-errors", "nacked")]
     );
     publisher.send("tracing-errors", "m").await?;
-    let mut consumer = rig.queue.consume(ConsumeOptions::new()).await?;
     rig.take();
-    drop(consumer.next().await.ok_or("it ended")??);
+    drop(rig.next().await?);
     assert_eq!(rig.texts(), [process_text("tracing-errors", "dropped")]);
     rig.connection.close().await?;
     publisher.send("tracing-errors", "m").await.expect_err("it is closed");

@@ -257,8 +257,10 @@ impl Connection {
     /// `now`, and `left` bytes are still to be written. Repeating a report is harmless.
     ///
     /// The peer's [time to reply to a close](ClientConfig::close_timeout) runs from when the close is written, which may be long
-    /// after it was queued. Bytes from [`poll_transmit`](Self::poll_transmit) need no report. A loop
-    /// that uses both reports here when all that it has taken is written: until then, that may count as queued.
+    /// after it was queued. Bytes from [`poll_transmit`](Self::poll_transmit) need no report.
+    ///
+    /// Frames that have overtaken others count as queued until this method reports that they are written, or until all taken bytes
+    /// are written and `take_transmit` is called again.
     #[inline]
     pub fn handle_written(&mut self, now: Instant, left: usize) {
         self.timers.written(now, self.outbound.transmit.remaining().saturating_add(left));

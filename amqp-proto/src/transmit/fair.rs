@@ -22,7 +22,6 @@ const HEAD: usize = 7;
 /// The bytes that have overtaken others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Overtaken {
-    /// Their number.
     pub(crate) bytes: usize,
     /// Number of bytes that are still to be written when the last of them is written.
     pub(crate) left: usize,
@@ -39,7 +38,7 @@ impl Overtaken {
         }
     }
 
-    /// That many bytes are still to be written.
+    /// Only `left` bytes are still to be written.
     pub(crate) fn written(&mut self, left: usize) {
         if left <= self.left {
             *self = Self::default();
@@ -82,7 +81,7 @@ impl Transmit {
         if !whole || !any {
             return;
         }
-        // What keeps its place stays behind all frames that were queued before, moved or not.
+        // A frame that keeps its place stays behind all frames that were queued before it, moved or not.
         let (mut rest, mut moved, mut last) = (Self::new(), Self::new(), Self::new());
         (busy, ahead) = (BTreeSet::new(), 0);
         while let Some(queued) = self.peek_frame() {
@@ -111,7 +110,7 @@ impl Transmit {
         if later.is_opaque() || self.secret {
             return nothing;
         }
-        // Of the frame with this body, only the last octet follows the body.
+        // The first body is that of the frame that is being written, and one octet behind it ends this frame.
         let Some(&(body_at, _)) = self.bodies.front() else { return nothing };
         let Some(mut rest) = self.split_behind(body_at + 1) else { return nothing };
         let mut busy = BTreeSet::new();

@@ -174,8 +174,8 @@ impl Deadlines {
 
     /// The driver has taken `count` more bytes, ahead of others that were queued or taken before. `queued` bytes are left to take.
     ///
-    /// So more is ahead of all that is not written. A deadline whose own bytes are among the `count` may now count from too late a
-    /// byte, but from none that is yet to be queued.
+    /// So each request that is not written has `count` more bytes ahead of it. For a request that is among these bytes itself, that is
+    /// too many: its deadline may start later than it could, but at the latest when all queued bytes are written.
     #[cold]
     pub(crate) fn count_overtaken(&mut self, count: usize, queued: usize) {
         self.count_taken(count);
