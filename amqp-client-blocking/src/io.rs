@@ -3,7 +3,7 @@
 use std::any::TypeId;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use std::thread;
 
 use amqp_client_core::Settings;
 use amqp_client_core::adapter::Runtime;
-use amqp_client_core::adapter::set_options;
+use amqp_client_core::adapter::connect_socket;
 use amqp_client_core::adapter::{Alarm, Wait as _};
 use amqp_client_core::adapter::{Transport, fill};
 use bytes::BytesMut;
@@ -46,8 +46,7 @@ impl Runtime for Threads {
         settings: Settings,
     ) -> io::Result<(Self::Transport, Self::Registration)> {
         let connect = move || {
-            let stream = TcpStream::connect_timeout(&addr, settings.get_connect_timeout())?;
-            set_options(&stream, &settings)?;
+            let stream = connect_socket(addr, &settings)?;
             stream.set_nonblocking(true)?;
             Ok(stream)
         };

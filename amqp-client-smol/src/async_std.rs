@@ -18,10 +18,9 @@ use std::net::SocketAddr;
 
 use amqp_client_core::Settings;
 use amqp_client_core::adapter::Runtime;
-use amqp_client_core::adapter::set_options;
 use async_std::net::{TcpStream, ToSocketAddrs as _};
 
-use crate::stream::{Clock, Stream};
+use crate::stream::{self, Clock, Stream};
 
 crate::connect::functions!(AsyncStd, "async-std");
 
@@ -43,8 +42,7 @@ impl Runtime for AsyncStd {
 
     async fn connect(addr: SocketAddr, settings: Settings) -> io::Result<(Stream<TcpStream>, ())> {
         // The options of async-std's own sockets cannot be set.
-        let stream = async_io::Async::<std::net::TcpStream>::connect(addr).await?.into_inner()?;
-        set_options(&stream, &settings)?;
+        let stream = stream::connect(addr, settings).await?.into_inner()?;
         Ok((Stream(TcpStream::from(stream)), ()))
     }
 

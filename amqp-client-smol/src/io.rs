@@ -4,10 +4,9 @@ use std::net::SocketAddr;
 
 use amqp_client_core::Settings;
 use amqp_client_core::adapter::Runtime;
-use amqp_client_core::adapter::set_options;
 use smol::net::TcpStream;
 
-use crate::stream::{Clock, Stream};
+use crate::stream::{self, Clock, Stream};
 
 /// Smol's sockets and tasks.
 pub(crate) struct Smol;
@@ -26,9 +25,8 @@ impl Runtime for Smol {
     }
 
     async fn connect(addr: SocketAddr, settings: Settings) -> io::Result<(Stream<TcpStream>, ())> {
-        let stream = TcpStream::connect(addr).await?;
-        set_options(&stream, &settings)?;
-        Ok((Stream(stream), ()))
+        let stream = stream::connect(addr, settings).await?;
+        Ok((Stream(stream.into()), ()))
     }
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {

@@ -1,12 +1,26 @@
 use std::future::Future as _;
 use std::io::{self, IoSlice};
+use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use amqp_client_core::adapter::{Timer, Transport, fill};
+use amqp_client_core::Settings;
+use amqp_client_core::adapter::{Timer, Transport, connect_socket, fill, set_options};
+use async_io::Async;
 use bytes::BytesMut;
 use futures_io::{AsyncRead, AsyncWrite};
+
+/// Connects a socket, with its options.
+pub(crate) async fn connect(addr: SocketAddr, settings: Settings) -> io::Result<Async<TcpStream>> {
+    if settings.get_receive_buffer().is_some() {
+        // `async-io` creates a socket and connects it in one step, and the buffer has to be set between. So a thread connects.
+        return Async::new(smol::unblock(move || connect_socket(addr, &settings)).await?);
+    }
+    let stream = Async::<TcpStream>::connect(addr).await?;
+    set_options(&stream, &settings)?;
+    Ok(stream)
+}
 
 /// A stream with the traits of `futures-io`.
 pub(crate) struct Stream<S>(pub(crate) S);

@@ -6,11 +6,11 @@ use std::task::{Context, Poll, Waker};
 
 use amqp_client_core::Settings;
 use amqp_client_core::adapter::Runtime;
-use amqp_client_core::adapter::set_options;
 use amqp_client_core::adapter::{Timer, Transport};
+use amqp_client_core::adapter::{set_options, set_receive_buffer};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::runtime::Handle;
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -33,7 +33,9 @@ impl Runtime for Tokio {
     }
 
     async fn connect(addr: SocketAddr, settings: Settings) -> io::Result<(Stream<TcpStream>, ())> {
-        let stream = TcpStream::connect(addr).await?;
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        set_receive_buffer(&socket, &settings)?;
+        let stream = socket.connect(addr).await?;
         set_options(&stream, &settings)?;
         Ok((Stream(stream), ()))
     }

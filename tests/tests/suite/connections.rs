@@ -39,6 +39,7 @@ behaviours! {
                 ("delivery_budget", settings.delivery_budget(0)),
                 ("keepalive", settings.keepalive(Some(Duration::ZERO))),
                 ("connect_timeout", settings.connect_timeout(Duration::ZERO)),
+                ("receive_buffer", settings.receive_buffer(Some(0))),
             ] {
                 // Errors that a retry cannot change are not retried.
                 let target = world.target().retry_open(retried).settings(settings);
@@ -47,6 +48,19 @@ behaviours! {
                 assert!(text.contains(&format!("Settings::{name} is 0")), "{text}");
             }
         }
+    }
+
+    async fn a_small_receive_buffer_is_enough(world) {
+        let settings = Settings::default().receive_buffer(Some(64 * 1024));
+        let connection = world.open(world.target().settings(settings)).await?;
+        let channel = connection.open_channel().await?;
+        let queue = channel.queue_declare("", super::temporary()).await?;
+        let mut consumer = queue.consume(amqp_client_core::ConsumeOptions::new()).await?;
+        let body = vec![b'x'; 300 * 1024];
+        queue.publish(&amqp_client_core::Message::new(body.clone())).await?;
+        let delivery = super::next(&mut consumer).await?;
+        assert_eq!(delivery.body(), &body);
+        delivery.ack()?;
     }
 
     async fn a_connection_opens_and_reports_what_was_negotiated(world) {
