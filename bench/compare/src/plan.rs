@@ -227,7 +227,13 @@ fn two_cores(quick: bool) -> Vec<Scenario> {
         let name = format!("paced/rate={rate}");
         scenarios.push(Scenario { count: Some(rate), ..latency(&name, 256) });
     }
-    for name in ["fairness/beside=0", "fairness/beside=1"] {
+    for name in [
+        "fairness/beside=0",
+        "fairness/beside=1",
+        "fairness/beside=1/receive-buffer=262144",
+        "fairness/beside=1/window=2097152",
+        "fairness/beside=1/window=2097152/receive-buffer=262144",
+    ] {
         scenarios.push(Scenario { count: Some(300), ..latency(name, 0) });
     }
     scenarios.push(Scenario { count: Some(1000), ..latency("recover", 0) });

@@ -9,15 +9,15 @@ use amqp_bench_harness::job::{Job, Latencies, Mark, report};
 use amqp_client_blocking::proto::{RawProperties, Route};
 use amqp_client_blocking::{
     Channel, Confirmation, Connection, ConsumeOptions, Publisher, PublisherOptions, QueueOptions,
-    Wait as _, connect,
+    Wait as _, connect_target,
 };
 use bytes::Bytes;
 
-use crate::Outcome;
 use crate::driver::WINDOW;
+use crate::{Outcome, target};
 
 pub(crate) fn run(job: &Job) -> Outcome {
-    let connection = connect(&job.url)?;
+    let connection = connect_target(target(job)?)?;
     let channel = connection.open_channel().wait()?;
     let body = Bytes::from(vec![b'x'; job.size]);
     let mut latencies = Latencies::with_capacity(job.count);
@@ -92,7 +92,7 @@ pub(crate) fn run(job: &Job) -> Outcome {
         "connections" => {
             let mut connections = Vec::new();
             for _ in 0..job.count {
-                let connection = connect(&job.url)?;
+                let connection = connect_target(target(job)?)?;
                 let channel = connection.open_channel().wait()?;
                 connections.push((connection, channel));
             }
@@ -102,7 +102,7 @@ pub(crate) fn run(job: &Job) -> Outcome {
         "connect" => {
             for _ in 0..job.count {
                 let start = Instant::now();
-                let connection = connect(&job.url)?;
+                let connection = connect_target(target(job)?)?;
                 latencies.since(start);
                 connection.close().wait()?;
             }

@@ -12,7 +12,7 @@ use amqp_client_core::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use crate::{Outcome, Runtime, check, latency, patterns, resources};
+use crate::{Outcome, Runtime, check, latency, patterns, resources, target};
 
 /// Number of messages that may be unconfirmed at once.
 pub(crate) const WINDOW: usize = 1000;
@@ -21,7 +21,7 @@ pub(crate) const WINDOW: usize = 1000;
 const BATCH: u64 = 100;
 
 pub(crate) async fn run<R: Runtime>(mut job: Job) -> Outcome {
-    let connection = R::open(job.url.clone()).await?;
+    let connection = R::open(target(&job)?).await?;
     let channel = connection.open_channel().await?;
     let body = Bytes::from(vec![b'x'; job.size]);
     let mut latencies = Latencies::with_capacity(job.count);

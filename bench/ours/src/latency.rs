@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 
 use amqp_bench_harness::job::{Job, Latencies, Mark};
 use amqp_client_core::proto::{RawProperties, Route};
-use amqp_client_core::{Channel, Connection, ConsumeOptions, Consumer, QueueOptions};
+use amqp_client_core::{
+    Channel, Connection, ConsumeOptions, Consumer, PublisherOptions, QueueOptions,
+};
 use bytes::Bytes;
 
+use crate::driver::WINDOW;
 use crate::{Outcome, Runtime};
 
 /// No round trip is begun after this, because a driver may run for a minute only.
@@ -78,33 +81,47 @@ pub(crate) async fn paced<R: Runtime>(
     Ok(start)
 }
 
-/// Measures round trips on one channel; if `beside` is 1, while another channel of the connection consumes large messages.
+/// Measures round trips on one channel, while other channels of the connection consume (`beside=2`) or publish (`beside=3`) large
+/// messages, or both (`beside=1`).
 pub(crate) async fn fairness<R: Runtime>(
     job: &Job,
     connection: &Connection,
     latencies: &mut Latencies,
 ) -> Outcome<Mark> {
     let asking = connection.open_channel().await?;
+    let beside = job.parameter("beside", 0);
     // A task of smol's ends when it is dropped.
     let mut background = Vec::new();
-    if job.parameter("beside", 0) == 1 {
+    if matches!(beside, 1 | 2) {
         let channel = connection.open_channel().await?;
         let options = ConsumeOptions::new().no_ack(true);
         let mut consumer = channel.basic_consume(&job.queue, options).await?;
         drop(next(&mut consumer).await?);
-        let publishing = connection.open_channel().await?;
-        let body = Bytes::from(vec![b'x'; 1024 * 1024]);
         background.push(R::spawn(async move {
             while let Some(Ok(delivery)) = consumer.next().await {
                 drop(delivery);
             }
         }));
-        background.push(R::spawn(async move {
-            let route = Route::queue("nowhere");
-            while publishing.basic_publish(&route, &RawProperties::EMPTY, &body).await.is_ok() {}
-        }));
+    }
+    if matches!(beside, 1 | 3) {
+        let (channel, window) = (connection.open_channel().await?, job.parameter("window", 0));
+        background.push(R::spawn(publish_forever(channel, window as usize)));
     }
     ask(job, &asking, latencies).await
+}
+
+/// Publishes large messages: without confirms or, with a window, with up to that many unconfirmed bytes.
+async fn publish_forever(channel: Channel, window: usize) {
+    let body = Bytes::from(vec![b'x'; 1024 * 1024]);
+    let route = Route::queue("nowhere");
+    if window == 0 {
+        while channel.basic_publish(&route, &RawProperties::EMPTY, &body).await.is_ok() {}
+        return;
+    }
+    let options = PublisherOptions::new().persistent(false).mandatory(false);
+    let options = options.window(WINDOW, window);
+    let Ok(publisher) = channel.default_exchange().publisher(options) else { return };
+    while publisher.publish("nowhere", &body).await.is_ok() {}
 }
 
 /// Measures round trips on one channel; if `beside` is 1, while another channel of the connection publishes large messages. If

@@ -11,9 +11,10 @@ mod resources;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::str::FromStr as _;
 
 use amqp_bench_harness::job::Job;
-use amqp_client_core::Connection;
+use amqp_client_core::{Connection, Settings, Target};
 
 /// Every error ends the run.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -24,7 +25,7 @@ type Running<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The differences between the asynchronous runtimes.
 trait Runtime: 'static {
-    fn open(url: String) -> impl Future<Output = Outcome<Connection>> + Send;
+    fn open(target: Target) -> impl Future<Output = Outcome<Connection>> + Send;
 
     fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Running<T>;
 
@@ -34,8 +35,8 @@ trait Runtime: 'static {
 struct Tokio;
 
 impl Runtime for Tokio {
-    async fn open(url: String) -> Outcome<Connection> {
-        Ok(amqp_client_tokio::connect(&url).await?)
+    async fn open(target: Target) -> Outcome<Connection> {
+        Ok(amqp_client_tokio::connect_target(target).await?)
     }
 
     fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Running<T> {
@@ -51,8 +52,8 @@ impl Runtime for Tokio {
 struct Smol;
 
 impl Runtime for Smol {
-    async fn open(url: String) -> Outcome<Connection> {
-        Ok(amqp_client_smol::connect(&url).await?)
+    async fn open(target: Target) -> Outcome<Connection> {
+        Ok(amqp_client_smol::connect_target(target).await?)
     }
 
     fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Running<T> {
@@ -83,6 +84,13 @@ fn main() -> Outcome {
         "proto" => proto::run(&job),
         other => Err(format!("no runtime is called {other}").into()),
     }
+}
+
+/// Returns where to connect. With `receive-buffer=BYTES`, sockets have a receive buffer of that size.
+fn target(job: &Job) -> Outcome<Target> {
+    let bytes = job.parameter("receive-buffer", 0);
+    let bytes = (bytes > 0).then_some(bytes as usize);
+    Ok(Target::from_str(&job.url)?.settings(Settings::default().receive_buffer(bytes)))
 }
 
 fn check(found: usize, expected: usize) -> Outcome {

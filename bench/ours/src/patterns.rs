@@ -17,7 +17,7 @@ use amqp_client_patterns::work::Work;
 use bytes::Bytes;
 use futures_util::future::{Either, join_all, select};
 
-use crate::{Outcome, Runtime, check};
+use crate::{Outcome, Runtime, check, target};
 
 /// Calls a server that replies with the request. Client and server have a connection each. With `at_once=N`, N tasks make calls.
 pub(crate) async fn call<R: Runtime>(
@@ -26,7 +26,7 @@ pub(crate) async fn call<R: Runtime>(
     body: &Bytes,
     latencies: &mut Latencies,
 ) -> Outcome<Mark> {
-    let serving = R::open(job.url.clone()).await?.open_channel().await?;
+    let serving = R::open(target(job)?).await?.open_channel().await?;
     let queue = serving.queue_declare(&job.queue, QueueOptions::temporary()).await?;
     let server = RpcServer::on(&queue).at_once(64).serve(|request: Bytes| ready(request));
     let server = R::spawn(server.run());

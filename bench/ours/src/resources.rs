@@ -9,7 +9,7 @@ use amqp_bench_harness::job::{Job, Latencies, Mark, report};
 use amqp_client_core::proto::{RawProperties, Route};
 use amqp_client_core::{Channel, Connection, ConsumeOptions, PublisherOptions, QueueOptions};
 
-use crate::{Outcome, Runtime};
+use crate::{Outcome, Runtime, target};
 
 pub(crate) async fn run<R: Runtime>(
     job: &Job,
@@ -29,7 +29,7 @@ pub(crate) async fn run<R: Runtime>(
         "connections" => {
             let mut connections = Vec::new();
             for _ in 0..job.count {
-                let connection = R::open(job.url.clone()).await?;
+                let connection = R::open(target(job)?).await?;
                 let channel = connection.open_channel().await?;
                 connections.push((connection, channel));
             }
@@ -38,7 +38,7 @@ pub(crate) async fn run<R: Runtime>(
         "connect" => {
             for _ in 0..job.count {
                 let start = Instant::now();
-                let connection = R::open(job.url.clone()).await?;
+                let connection = R::open(target(job)?).await?;
                 latencies.since(start);
                 connection.close().await?;
             }
