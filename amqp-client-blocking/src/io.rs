@@ -14,7 +14,7 @@ use amqp_client_core::Settings;
 use amqp_client_core::adapter::Runtime;
 use amqp_client_core::adapter::connect_socket;
 use amqp_client_core::adapter::{Alarm, Wait as _};
-use amqp_client_core::adapter::{Transport, fill};
+use amqp_client_core::adapter::{Filler, Transport};
 use bytes::BytesMut;
 use mio::event::{Event, Source};
 use mio::{Interest, Token};
@@ -110,7 +110,12 @@ where
     let poll = mio::Poll::new()?;
     poll.registry().register(&mut stream, STREAM, Interest::READABLE | Interest::WRITABLE)?;
     let readiness = Arc::<Readiness>::default();
-    let stream = Stream { stream, readiness: readiness.clone(), short_is_all: is_socket::<S>() };
+    let stream = Stream {
+        stream,
+        readiness: readiness.clone(),
+        filler: Filler::default(),
+        short_is_all: is_socket::<S>(),
+    };
     Ok((stream, Registration { poll, readiness }))
 }
 
@@ -160,19 +165,23 @@ impl Readiness {
 pub(crate) struct Stream<S> {
     stream: S,
     readiness: Arc<Readiness>,
+    filler: Filler,
     /// A read that comes short has left nothing, until the next event.
     short_is_all: bool,
 }
 
 impl<S: Read + Write> Transport for Stream<S> {
     fn poll_read(&mut self, _: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
-        let Self { stream, readiness, short_is_all } = self;
+        let Self { stream, readiness, filler, short_is_all } = self;
         if !readiness.readable.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
-        let room = input.capacity() - input.len();
-        let polled = fill(input, |room| attempt(&readiness.readable, || stream.read(room)));
-        let is_short = matches!(polled, Poll::Ready(Ok(count)) if count < room);
+        let mut is_short = false;
+        let polled = filler.fill(input, |room| {
+            let read = attempt(&readiness.readable, || stream.read(room));
+            is_short = matches!(read, Poll::Ready(Ok(count)) if count < room.len());
+            read
+        });
         if *short_is_all && is_short && !readiness.closed.load(Ordering::Relaxed) {
             readiness.readable.store(false, Ordering::Relaxed);
         }

@@ -43,7 +43,7 @@ impl Runtime for AsyncStd {
     async fn connect(addr: SocketAddr, settings: Settings) -> io::Result<(Stream<TcpStream>, ())> {
         // The options of async-std's own sockets cannot be set.
         let stream = stream::connect(addr, settings).await?.into_inner()?;
-        Ok((Stream(TcpStream::from(stream)), ()))
+        Ok((Stream::new(TcpStream::from(stream)), ()))
     }
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {

@@ -58,7 +58,7 @@ macro_rules! functions {
         where
             S: futures_io::AsyncRead + futures_io::AsyncWrite + Send + Unpin,
         {
-            let stream = $crate::stream::Stream(stream);
+            let stream = $crate::stream::Stream::new(stream);
             amqp_client_core::adapter::begin::<$runtime, _>(stream, config)
         }
 
@@ -79,7 +79,7 @@ macro_rules! functions {
         where
             S: futures_io::AsyncRead + futures_io::AsyncWrite + Send + Unpin,
         {
-            let stream = $crate::stream::Stream(stream);
+            let stream = $crate::stream::Stream::new(stream);
             amqp_client_core::adapter::begin_tls::<$runtime, _>(stream, tls, host, config)
         }
     };

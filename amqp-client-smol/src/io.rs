@@ -26,7 +26,7 @@ impl Runtime for Smol {
 
     async fn connect(addr: SocketAddr, settings: Settings) -> io::Result<(Stream<TcpStream>, ())> {
         let stream = stream::connect(addr, settings).await?;
-        Ok((Stream(stream.into()), ()))
+        Ok((Stream::new(stream.into()), ()))
     }
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {

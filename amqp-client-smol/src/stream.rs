@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use amqp_client_core::Settings;
-use amqp_client_core::adapter::{Timer, Transport, connect_socket, fill, set_options};
+use amqp_client_core::adapter::{Filler, Timer, Transport, connect_socket, set_options};
 use async_io::Async;
 use bytes::BytesMut;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -23,11 +23,21 @@ pub(crate) async fn connect(addr: SocketAddr, settings: Settings) -> io::Result<
 }
 
 /// A stream with the traits of `futures-io`.
-pub(crate) struct Stream<S>(pub(crate) S);
+pub(crate) struct Stream<S> {
+    inner: S,
+    filler: Filler,
+}
+
+impl<S> Stream<S> {
+    pub(crate) fn new(inner: S) -> Self {
+        Self { inner, filler: Filler::default() }
+    }
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Transport for Stream<S> {
     fn poll_read(&mut self, cx: &mut Context<'_>, input: &mut BytesMut) -> Poll<io::Result<usize>> {
-        fill(input, |room| Pin::new(&mut self.0).poll_read(cx, room))
+        let Self { inner, filler } = self;
+        filler.fill(input, |room| Pin::new(inner).poll_read(cx, room))
     }
 
     fn poll_write(
@@ -35,15 +45,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport for Stream<S> {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, pieces)
+        Pin::new(&mut self.inner).poll_write_vectored(cx, pieces)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_close(cx)
+        Pin::new(&mut self.inner).poll_close(cx)
     }
 }
 

@@ -10,7 +10,7 @@ pub use io_task::Drive;
 #[cfg(test)]
 pub(crate) use io_task::tests;
 pub use reconnector::{ReconnectTurn, Reconnector};
-pub use transport::{Timer, Transport, fill};
+pub use transport::{Filler, Timer, Transport};
 
 use std::fmt;
 use std::io;

@@ -50,20 +50,69 @@ pub trait Transport {
     }
 }
 
-/// Reads into the room that `input` has, with a function that needs initialized memory: clearing it costs less than copying.
+/// The memory that is cleared for a read, at least.
+const CLEARED_MIN: usize = 1024;
+
+/// The memory that is cleared for a read, at most.
+const CLEARED_MAX: usize = 256 * 1024;
+
+/// Short reads in a row after which less memory is cleared. Pauses between bursts bring fewer.
+const SHORT_READS: u8 = 16;
+
+/// Reads with functions that need initialized memory.
 ///
-/// # Errors
-/// As `read`.
-pub fn fill(
-    input: &mut BytesMut,
-    read: impl FnOnce(&mut [u8]) -> Poll<io::Result<usize>>,
-) -> Poll<io::Result<usize>> {
-    let before = input.len();
-    input.resize(input.capacity(), 0);
-    let polled = read(input.get_mut(before..).unwrap_or_default());
-    let count = if let Poll::Ready(Ok(count)) = polled { count } else { 0 };
-    input.truncate(before + count);
-    polled
+/// Clearing memory costs less than copying from a buffer that is kept clear, but clearing a whole read buffer costs more than a
+/// small read. So the cleared part grows when reads fill it, and shrinks after several short reads.
+#[derive(Debug)]
+pub struct Filler {
+    /// Bytes to clear for the next read.
+    size: usize,
+    /// Short reads in a row.
+    short: u8,
+}
+
+impl Default for Filler {
+    fn default() -> Self {
+        Self { size: CLEARED_MIN, short: 0 }
+    }
+}
+
+impl Filler {
+    /// Reads into a part of the room that `input` has, and appends what was read.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub fn fill(
+        &mut self,
+        input: &mut BytesMut,
+        read: impl FnOnce(&mut [u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let before = input.len();
+        let room = self.size.min(input.capacity() - before);
+        input.resize(before + room, 0);
+        let polled = read(input.get_mut(before..).unwrap_or_default());
+        let count = if let Poll::Ready(Ok(count)) = polled { count.min(room) } else { 0 };
+        input.truncate(before + count);
+        if count > 0 {
+            self.adapt(count, room);
+        }
+        polled
+    }
+
+    fn adapt(&mut self, count: usize, room: usize) {
+        if count == room {
+            // There may be more.
+            self.size = (self.size * 4).min(CLEARED_MAX);
+            self.short = 0;
+        } else if count >= self.size / 4 {
+            self.short = 0;
+        } else if self.short < SHORT_READS {
+            self.short += 1;
+        } else {
+            self.size = (self.size / 4).max(CLEARED_MIN);
+            self.short = 0;
+        }
+    }
 }
 
 /// A clock and a timer.
@@ -73,4 +122,65 @@ pub trait Timer {
 
     /// Is ready at the time `at`. A later call with another time replaces the earlier one.
     fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> Poll<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads `available` bytes as often as it takes, and returns the room of each read.
+    fn read(filler: &mut Filler, available: usize) -> Vec<usize> {
+        let (mut left, mut rooms) = (available, Vec::new());
+        let mut input = BytesMut::with_capacity(4 * CLEARED_MAX);
+        while left > 0 {
+            let polled = filler.fill(&mut input, |room| {
+                rooms.push(room.len());
+                let count = left.min(room.len());
+                room[..count].fill(7);
+                Poll::Ready(Ok(count))
+            });
+            assert!(matches!(polled, Poll::Ready(Ok(count)) if count > 0), "{polled:?}");
+            left = available - input.len();
+        }
+        assert!(input.iter().all(|byte| *byte == 7));
+        rooms
+    }
+
+    #[test]
+    fn large_reads_clear_much_and_small_reads_little() {
+        let mut filler = Filler::default();
+        assert_eq!(read(&mut filler, 100), [CLEARED_MIN]);
+        assert_eq!(read(&mut filler, 100_000), [1024, 4096, 16 * 1024, 64 * 1024, 256 * 1024]);
+        // A pause in a flood changes nothing.
+        assert_eq!(read(&mut filler, 100), [CLEARED_MAX]);
+        assert_eq!(read(&mut filler, CLEARED_MAX / 2), [CLEARED_MAX]);
+        for _ in 0..100 {
+            read(&mut filler, 100);
+        }
+        assert_eq!(read(&mut filler, 100), [CLEARED_MIN]);
+    }
+
+    #[test]
+    fn the_room_of_the_buffer_is_the_limit() {
+        let mut filler = Filler::default();
+        let mut input = BytesMut::with_capacity(10);
+        let room = input.capacity();
+        let polled = filler.fill(&mut input, |room| Poll::Ready(Ok(room.len())));
+        assert!(matches!(polled, Poll::Ready(Ok(count)) if count == room));
+        assert_eq!((input.len(), input.capacity()), (room, room));
+        // Without room, nothing is read, and the buffer does not grow.
+        let polled = filler.fill(&mut input, |room| Poll::Ready(Ok(room.len())));
+        assert!(matches!(polled, Poll::Ready(Ok(0))));
+        assert_eq!(input.capacity(), room);
+    }
+
+    #[test]
+    fn a_read_that_finds_nothing_leaves_nothing() {
+        let mut input = BytesMut::with_capacity(100);
+        let polled = Filler::default().fill(&mut input, |_| Poll::Pending);
+        assert!(polled.is_pending() && input.is_empty());
+        let failed = Err(io::ErrorKind::ConnectionReset.into());
+        let polled = Filler::default().fill(&mut input, |_| Poll::Ready(failed));
+        assert!(matches!(polled, Poll::Ready(Err(_))) && input.is_empty());
+    }
 }
