@@ -51,6 +51,16 @@ impl Peer {
 
     /// Returns whether it takes part. Clients that only repeat another's figures, or need more memory than there is, do not.
     pub(crate) fn takes_part(&self, target: Target, scenario: &Scenario) -> bool {
+        // Drivers ignore parameters that they do not know.
+        let has = |parameter| scenario.name.contains(parameter);
+        if ["lag=", "receive-buffer=", "window="].into_iter().any(has) && !self.is_ours {
+            return false;
+        }
+        let rust =
+            self.is_ours || ["lapin", "amqprs"].iter().any(|name| self.name.starts_with(name));
+        if has("connections=") && !rust {
+            return false;
+        }
         let many_connections = scenario.name == "connections" && scenario.count > Some(500);
         match target {
             Target::Tls => self.name == "raw" || self.is_ours && self.name != "proto",

@@ -142,6 +142,34 @@ fn topology() -> Scenario {
     Scenario { count: Some(20), ..latency("topology", 0) }
 }
 
+/// Scenarios whose figures for many channels or consumers should be those for a few.
+fn scale(quick: bool) -> Vec<Scenario> {
+    let many = |name: &str, count| Scenario { count: Some(count), ..flow(name, 256) };
+    let mut scenarios = vec![
+        many("spread/channels=10/connections=10", 200_000),
+        many("spread/channels=10000/connections=10", 200_000),
+        many("drop/consumers=2000", 2000),
+        many("drop/consumers=20000", 20_000),
+    ];
+    if quick {
+        return scenarios;
+    }
+    scenarios.extend([
+        many("spread-confirm/channels=10/connections=10", 200_000),
+        many("spread-confirm/channels=10000/connections=10", 200_000),
+        many("ring/consumers=100/channels=100", 500_000),
+        many("ring/consumers=100000/channels=100", 500_000),
+        resource("channels/connections=10", 10_000),
+        resource("consumers/channels=100", 1000),
+        resource("consumers/channels=100", 100_000),
+    ]);
+    for lag in 0..3 {
+        let name = format!("paced/rate=1000/lag={lag}");
+        scenarios.push(Scenario { count: Some(3000), ..latency(&name, 256) });
+    }
+    scenarios
+}
+
 fn resource(name: &str, count: u64) -> Scenario {
     Scenario { name: name.to_owned(), size: 16, kind: Kind::Resource, count: Some(count) }
 }
@@ -208,6 +236,7 @@ fn two_cores(quick: bool) -> Vec<Scenario> {
         scenarios.extend(sizes.iter().map(|size| flow(name, *size)));
     }
     if quick {
+        scenarios.extend(scale(quick));
         return scenarios;
     }
     for name in ["publish-encoding", "publish-pipelined", "publish-prepared", "publish-batch"] {
@@ -240,6 +269,7 @@ fn two_cores(quick: bool) -> Vec<Scenario> {
     scenarios.extend([1, 100, 1000, 2046].map(|count| resource("channels", count)));
     scenarios.extend([1, 100, 500, 5000].map(|count| resource("connections", count)));
     scenarios.push(resource("unconfirmed", 1_000_000));
+    scenarios.extend(scale(quick));
     scenarios
 }
 

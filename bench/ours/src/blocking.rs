@@ -13,10 +13,27 @@ use amqp_client_blocking::{
 };
 use bytes::Bytes;
 
-use crate::driver::WINDOW;
-use crate::{Outcome, target};
+use crate::driver::{self, WINDOW};
+use crate::{Outcome, Threads, target};
 
-pub(crate) fn run(job: &Job) -> Outcome {
+/// Scenarios whose code waits for futures on every runtime.
+const SHARED: [&str; 9] = [
+    "fairness",
+    "slow-link",
+    "paced",
+    "channels",
+    "consumers",
+    "drop",
+    "spread",
+    "spread-confirm",
+    "unconfirmed",
+];
+
+pub(crate) fn run(job: Job) -> Outcome {
+    if SHARED.contains(&&*job.scenario) {
+        return driver::run::<Threads>(job).wait();
+    }
+    let job = &job;
     let connection = connect_target(target(job)?)?;
     let channel = connection.open_channel().wait()?;
     let body = Bytes::from(vec![b'x'; job.size]);
@@ -80,14 +97,6 @@ pub(crate) fn run(job: &Job) -> Outcome {
                     declared.wait()?;
                 }
             }
-        }
-        "channels" => {
-            let mut channels = Vec::new();
-            for _ in 0..job.count {
-                channels.push(connection.open_channel().wait()?);
-            }
-            report(job, start, latencies);
-            process::exit(0);
         }
         "connections" => {
             let mut connections = Vec::new();

@@ -54,7 +54,9 @@ pub(crate) async fn run<R: Runtime>(mut job: Job) -> Outcome {
             start = consume(&job, &channel).await?;
         }
         "rpc" => start = latency::rpc(&job, &channel, &body, &mut latencies).await?,
-        "paced" => start = latency::paced::<R>(&job, &channel, &body, &mut latencies).await?,
+        "paced" => {
+            start = latency::paced::<R>(&job, &connection, &channel, &body, &mut latencies).await?;
+        }
         "fairness" => start = latency::fairness::<R>(&job, &connection, &mut latencies).await?,
         "slow-link" => {
             start = latency::slow_link::<R>(&job, &connection, &body, &mut latencies).await?;

@@ -44,13 +44,16 @@ pub(crate) async fn rpc(
 }
 
 /// Publishes `rate` messages per second to a queue of its own, and measures the time from when each was due until it was
-/// delivered.
+/// delivered. Another channel may have a consumer that takes nothing of a flood: with `lag=1`, it has a prefetch limit, and with
+/// `lag=2`, it has none.
 pub(crate) async fn paced<R: Runtime>(
     job: &Job,
+    connection: &Connection,
     channel: &Channel,
     body: &Bytes,
     latencies: &mut Latencies,
 ) -> Outcome<Mark> {
+    let _lagging = lagging(job, connection).await?;
     let mut consumer = own_consumer(channel, &job.queue).await?;
     let gap = Duration::from_secs(1) / job.parameter("rate", 1000) as u32;
     let (count, queue, channel, body) =
@@ -79,6 +82,21 @@ pub(crate) async fn paced<R: Runtime>(
     let (published, consumed) = futures_util::join!(publishing, consuming);
     published.and(consumed)?;
     Ok(start)
+}
+
+/// Starts a consumer that takes nothing, if the scenario has one.
+async fn lagging(job: &Job, connection: &Connection) -> Outcome<Option<Consumer>> {
+    let lag = job.parameter("lag", 0);
+    if lag == 0 {
+        return Ok(None);
+    }
+    let channel = connection.open_channel().await?;
+    if lag == 1 {
+        channel.basic_qos(1000).await?;
+    }
+    // The client did not declare the queue, so it has to be told that the queue stays without consumers.
+    let options = ConsumeOptions::new().pausable(true);
+    Ok(Some(channel.basic_consume("flood.100000000.256", options).await?))
 }
 
 /// Measures round trips on one channel, while other channels of the connection consume (`beside=2`) or publish (`beside=3`) large

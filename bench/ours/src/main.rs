@@ -8,12 +8,14 @@ mod latency;
 mod patterns;
 mod proto;
 mod resources;
+mod scale;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::str::FromStr as _;
 
 use amqp_bench_harness::job::Job;
+use amqp_client_blocking::Wait as _;
 use amqp_client_core::{Connection, Settings, Target};
 
 /// Every error ends the run.
@@ -65,6 +67,25 @@ impl Runtime for Smol {
     }
 }
 
+/// Threads. Each task has one.
+struct Threads;
+
+impl Runtime for Threads {
+    async fn open(target: Target) -> Outcome<Connection> {
+        Ok(amqp_client_blocking::connect_target(target)?)
+    }
+
+    fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> Running<T> {
+        let (result, done) = smol::channel::bounded(1);
+        std::thread::spawn(move || result.send_blocking(task.wait()));
+        Box::pin(async move { done.recv().await.expect("the thread does not panic") })
+    }
+
+    async fn sleep(time: std::time::Duration) {
+        std::thread::sleep(time);
+    }
+}
+
 fn main() -> Outcome {
     let job = Job::from_args();
     let runtime = std::env::var("RUNTIME").unwrap_or_else(|_| "tokio".to_owned());
@@ -80,7 +101,7 @@ fn main() -> Outcome {
             Ok(runtime.block_on(task)??)
         }
         "smol" => smol::block_on(driver::run::<Smol>(job)),
-        "blocking" => blocking::run(&job),
+        "blocking" => blocking::run(job),
         "proto" => proto::run(&job),
         other => Err(format!("no runtime is called {other}").into()),
     }

@@ -9,7 +9,7 @@ use amqp_bench_harness::job::{Job, Latencies, Mark, report};
 use amqp_client_core::proto::{RawProperties, Route};
 use amqp_client_core::{Channel, Connection, ConsumeOptions, PublisherOptions, QueueOptions};
 
-use crate::{Outcome, Runtime, target};
+use crate::{Outcome, Runtime, scale, target};
 
 pub(crate) async fn run<R: Runtime>(
     job: &Job,
@@ -20,11 +20,8 @@ pub(crate) async fn run<R: Runtime>(
     let start = Mark::now();
     match job.scenario.as_str() {
         "channels" => {
-            let mut channels = Vec::new();
-            for _ in 0..job.count {
-                channels.push(connection.open_channel().await?);
-            }
-            end(job, start, Latencies::default());
+            let channels = scale::open_channels::<R>(job, connection, job.count).await?;
+            end(job, start, Latencies::default(), channels);
         }
         "connections" => {
             let mut connections = Vec::new();
@@ -33,7 +30,7 @@ pub(crate) async fn run<R: Runtime>(
                 let channel = connection.open_channel().await?;
                 connections.push((connection, channel));
             }
-            end(job, start, Latencies::default());
+            end(job, start, Latencies::default(), connections);
         }
         "connect" => {
             for _ in 0..job.count {
@@ -43,6 +40,16 @@ pub(crate) async fn run<R: Runtime>(
                 connection.close().await?;
             }
         }
+        "consumers" => {
+            let channels = job.parameter("channels", 1);
+            let channels = scale::open_channels::<R>(job, connection, channels).await?;
+            let start = Mark::now();
+            let consumers = scale::consumers(job, &channels, job.count).await?;
+            end(job, start, Latencies::default(), (channels, consumers));
+        }
+        "ring" => return scale::ring::<R>(job, connection, channel).await,
+        "drop" => return scale::drop_consumers(job, channel).await,
+        "spread" | "spread-confirm" => return scale::spread::<R>(job, connection).await,
         "unconfirmed" => unconfirmed(job, channel).await?,
         "recover" => return recover::<R>(job, connection, channel, latencies).await,
         _ => job.not_offered(),
@@ -51,7 +58,7 @@ pub(crate) async fn run<R: Runtime>(
 }
 
 /// Reports while everything is still there.
-fn end(job: &Job, start: Mark, latencies: Latencies) -> ! {
+fn end<T>(job: &Job, start: Mark, latencies: Latencies, _kept: T) -> ! {
     report(job, start, latencies);
     process::exit(0)
 }

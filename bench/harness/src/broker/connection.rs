@@ -3,6 +3,7 @@ use std::io;
 
 use super::flood::{Flood, flood_of};
 use super::pipe::Pipe;
+use super::ring::Ring;
 use crate::wire::{
     BODY, CHANNEL_MAX, FRAME_MAX, HEADER, METHOD, Put as _, Take, content, method, split,
 };
@@ -21,6 +22,7 @@ pub(super) struct Connection {
     unconfirmed: Vec<u16>,
     /// The channel and tag of the consumer that gets echoes.
     echoes_to: Option<(u16, Vec<u8>)>,
+    ring: Ring,
     /// The channel whose content is collected for an echo.
     collecting: Option<u16>,
     /// Bytes of content that are still to be forgotten.
@@ -119,6 +121,9 @@ impl Connection {
                 return Ok(());
             }
         }
+        if !self.ring.write(pipe)? {
+            return Ok(());
+        }
         if !self.out.is_empty() {
             pipe.send_all(&self.out)?;
             self.out.clear();
@@ -136,6 +141,14 @@ impl Connection {
                 channel.flood = None;
             }
         }
+        if !self.ring.is_over() {
+            self.ring.load(|number| {
+                let channel = self.channels.entry(number).or_default();
+                channel.delivered += 1;
+                channel.delivered
+            });
+            self.ring.write(pipe)?;
+        }
         Ok(())
     }
 
@@ -144,14 +157,16 @@ impl Connection {
     }
 
     fn is_flooding(&self) -> bool {
-        self.channels.len() < 64 && self.channels.values().any(|channel| channel.flood.is_some())
+        !self.ring.is_over()
+            || self.channels.len() < 64
+                && self.channels.values().any(|channel| channel.flood.is_some())
     }
 
     fn can_flood(&self) -> bool {
         let mut floods = self.channels.values().filter_map(|channel| {
             channel.flood.as_ref().map(|flood| flood.is_writing() || flood.room() > 0)
         });
-        floods.any(|can| can)
+        !self.ring.is_over() || floods.any(|can| can)
     }
 
     /// One ack for all that came with a read.
@@ -176,6 +191,7 @@ impl Connection {
             channel.missing = u64::MAX;
             self.collecting = Some(number);
         }
+        self.ring.start(routing_key);
         self.over |= routing_key == b"cut";
     }
 
@@ -322,6 +338,9 @@ impl Connection {
             let mut arguments = Vec::new();
             self.answer(number, (60, 21), arguments.shortstr(tag));
         }
+        if queue == b"ring" {
+            return self.ring.add(number, tag);
+        }
         let channel = self.channels.entry(number).or_default();
         let prefetch = Some(channel.prefetch).filter(|limit| bits & 2 == 0 && *limit > 0);
         match Flood::new(number, tag, queue, prefetch) {
@@ -332,8 +351,9 @@ impl Connection {
 
     fn cancel(&mut self, number: u16, mut fields: Take<'_>) {
         let tag = fields.shortstr();
-        if let Some(channel) = self.channels.get_mut(&number) {
-            channel.flood = None;
+        let channel = self.channels.get_mut(&number);
+        if let Some(flood) = channel.and_then(|channel| channel.flood.as_mut()) {
+            flood.stop();
         }
         if fields.octet() & 1 == 0 {
             let mut arguments = Vec::new();

@@ -54,6 +54,11 @@ impl Flood {
         self.settled = if multiple { self.settled.max(tag) } else { self.settled + 1 };
     }
 
+    /// Sends no more than what is loaded: a frame that was begun has to be completed.
+    pub(super) const fn stop(&mut self) {
+        self.count = self.sent;
+    }
+
     /// In the midst of a frame.
     pub(super) const fn is_writing(&self) -> bool {
         self.from < self.to

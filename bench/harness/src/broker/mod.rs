@@ -5,6 +5,8 @@
 //! - `basic.consume` from `flood.COUNT.SIZE` delivers that many messages, within the prefetch limit.
 //! - `basic.get` from `flood.COUNT.SIZE` always finds a message.
 //! - A publish with a routing key that begins with `echo.` is delivered to the connection's consumer.
+//! - A publish with the routing key `ring.COUNT.SIZE` makes that many deliveries to the connection's consumers of the queue `ring`,
+//!   in turn.
 //! - A publish with the routing key `cut` ends the connection.
 //! - A second port may be with TLS, or read slowly.
 //!
@@ -13,6 +15,7 @@
 mod connection;
 mod flood;
 mod pipe;
+mod ring;
 
 use std::io;
 use std::net::TcpListener;

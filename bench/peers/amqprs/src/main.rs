@@ -98,6 +98,23 @@ async fn barrier(channel: &Channel) -> Outcome {
     Ok(())
 }
 
+/// Opens channels, in turn on each of `connections` connections.
+async fn open_channels(
+    job: &Job,
+    first: &Connection,
+    count: u64,
+) -> Outcome<Vec<(Connection, Channel)>> {
+    let mut connections = vec![first.clone()];
+    for _ in 1..job.parameter("connections", 1) {
+        connections.push(connect(job).await?);
+    }
+    let mut channels = Vec::new();
+    for connection in connections.iter().cycle().take(count as usize) {
+        channels.push((connection.clone(), connection.open_channel(None).await?));
+    }
+    Ok(channels)
+}
+
 type Deliveries = UnboundedReceiver<ConsumerMessage>;
 
 async fn consumer(channel: &Channel, queue: &str, no_ack: bool) -> Outcome<Deliveries> {
@@ -181,11 +198,24 @@ async fn run(job: Job) -> Outcome {
             }
         }
         "channels" => {
-            let mut channels = Vec::new();
-            for _ in 0..job.count {
-                channels.push(connection.open_channel(None).await?);
+            let channels = open_channels(&job, &connection, job.count).await?;
+            report(&job, start, latencies);
+            drop(channels);
+            process::exit(0);
+        }
+        "spread" => {
+            let number = job.parameter("channels", 1);
+            let channels = open_channels(&job, &connection, number).await?;
+            start = Mark::now();
+            for (_, channel) in channels.iter().cycle().take(job.count as usize) {
+                publish(channel, &to, &body).await?;
+            }
+            for (_, channel) in channels.iter().rev().take(job.parameter("connections", 1) as usize)
+            {
+                barrier(channel).await?;
             }
             report(&job, start, latencies);
+            drop(channels);
             process::exit(0);
         }
         "connections" => {

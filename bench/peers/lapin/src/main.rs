@@ -4,6 +4,7 @@
 //! `publish-pipelined` keeps up to a thousand of these futures running at once.
 
 mod call;
+mod scale;
 
 use std::process;
 use std::time::{Duration, Instant};
@@ -157,13 +158,19 @@ async fn run(mut job: Job) -> Outcome {
             }
         }
         "channels" => {
-            let mut channels = Vec::new();
-            for _ in 0..job.count {
-                channels.push(connection.create_channel().await?);
-            }
+            let channels = scale::open_channels(&job, &connection, job.count).await?;
             report(&job, start, latencies);
+            drop(channels);
             process::exit(0);
         }
+        "consumers" => {
+            let (channels, consumers) = scale::consumers(&job, &connection, job.count).await?;
+            report(&job, start, latencies);
+            drop((channels, consumers));
+            process::exit(0);
+        }
+        "spread" => start = scale::spread(&job, &connection, &body).await?,
+        "ring" => start = scale::ring(&job, &connection, &channel).await?,
         "connections" => {
             let mut connections = Vec::new();
             for _ in 0..job.count {
