@@ -1,12 +1,13 @@
 use std::io::{self, Read, Write};
 
-use amqp_client_core::adapter::{self, Runtime as _, Wait as _};
+use amqp_client_core::adapter::{self, Wait as _};
 #[cfg(feature = "tls")]
 use amqp_client_core::tls::TlsOptions;
 use amqp_client_core::{Config, ConnectError, Connection, Target};
 use mio::event::Source;
 
 use crate::io::{Threads, registration};
+use crate::shared_loop::start_with_own_helper;
 
 /// Connects to the broker of a URI such as `amqp://user:password@host:5672/vhost?heartbeat=10`. With several hosts, tries one
 /// after the other. Wait for what the connection's methods return with [`Wait`](crate::Wait).
@@ -100,7 +101,7 @@ where
 {
     let (stream, registration) = registration(stream)?;
     let (connection, drive) = adapter::begin::<Threads, _>(stream, config);
-    Threads::drive(registration, drive)?;
+    start_with_own_helper(registration, Box::pin(drive))?;
     Ok(connection)
 }
 
@@ -121,6 +122,6 @@ where
     let (stream, registration) = registration(stream)?;
     let (connection, drive) =
         adapter::begin_tls::<Threads, _>(stream, tls, host, config).map_err(io::Error::other)?;
-    Threads::drive(registration, drive)?;
+    start_with_own_helper(registration, Box::pin(drive))?;
     Ok(connection)
 }

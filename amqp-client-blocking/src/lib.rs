@@ -23,8 +23,8 @@
 //! ```
 //!
 //! A waiting thread reads and writes the socket of its connection itself, so that no other thread has to be woken for its reply.
-//! When no thread waits, a helper thread does so, and heartbeats and deliveries continue while the application computes. Handles
-//! can be used from any number of threads at once.
+//! When no thread waits, a helper thread does so, and heartbeats and deliveries continue while the application computes. On Unix,
+//! all connections of a process share one helper thread. Handles can be used from any number of threads at once.
 //!
 //! Methods that return nothing to wait for, such as [`Delivery::ack`], only queue their bytes. Close the connection before the
 //! program ends: closing writes everything that is queued.
@@ -44,7 +44,8 @@
 //! page [`log_lines`] lists the lines, what they mean, and what to do.
 //!
 //! A sink (the logger or subscriber that receives the lines) runs on the thread on which the event happens, outside the client's
-//! locks. It may use handles of the connection, and may panic. While it blocks, the connection waits.
+//! locks. It may use handles of the connection, and may panic. While it blocks, the connection waits, and if
+//! the sink runs on the helper thread, so do all connections for which no thread waits.
 //!
 //! ```text
 //! WARN amqp_client: connection 1 (orders): connection lost: the peer disconnected without closing the connection; ...
