@@ -1,7 +1,9 @@
 //! Plots in SVG.
 
+use std::ops::Range;
 use std::path::Path;
 
+use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::plan::Target;
@@ -10,54 +12,98 @@ use crate::{Outcome, peers};
 
 const SIZE: (u32, u32) = (900, 520);
 
-/// Clients that are in plots: fewer than there are, so that one sees something.
-const SHOWN: [&str; 8] =
-    ["raw", "tokio-ct", "tokio", "blocking", "librabbitmq", "amqprs", "lapin", "amqp091-go"];
+/// The width of the legend, to the right of the lines.
+const LEGEND: u32 = 140;
+
+/// Clients that are in plots, with their colours: ours in greens and blues, the limit in grey. They are fewer than there are, so
+/// that one sees something.
+const SHOWN: [(&str, RGBColor); 12] = [
+    ("raw", RGBColor(120, 120, 120)),
+    ("tokio-ct", RGBColor(0, 130, 60)),
+    ("tokio", RGBColor(110, 190, 60)),
+    ("tokio-spawned", RGBColor(0, 160, 150)),
+    ("smol", RGBColor(110, 170, 240)),
+    ("blocking", RGBColor(0, 80, 190)),
+    ("librabbitmq", RGBColor(220, 110, 0)),
+    ("amqprs", RGBColor(140, 40, 170)),
+    ("lapin", RGBColor(210, 30, 40)),
+    ("amiquip", RGBColor(150, 90, 50)),
+    ("amqp091-go", RGBColor(235, 90, 180)),
+    ("java", RGBColor(190, 160, 20)),
+];
 
 /// Clients with slower round trips, in microseconds, are left out of the plot: it would show nothing else.
 const SLOWEST: f64 = 100.0;
 
 pub(crate) fn all(results: &Results, out: &Path) -> Outcome {
+    latency(results, out, "Median latency by load", |run| run.p50, "latency-p50.svg")?;
+    latency(results, out, "99th percentile of latency by load", |run| run.p99, "latency-p99.svg")?;
     for (name, title) in [("publish", "Publishing"), ("consume", "Consuming")] {
         let rows = |row: &&Row| row.target == Target::TwoCores && row.scenario == name;
-        let cpu = Plot {
-            title: &format!("{title}: CPU of the client by body size (null broker, two cores)"),
-            x: "bytes in a body",
-            y: "microseconds of CPU for each message",
-            legend: SeriesLabelPosition::LowerRight,
-        };
-        let points = series(results, rows, |row| row.size as f64, Run::cpu);
-        cpu.draw(&out.join(format!("{name}-cpu.svg")), &points)?;
         let rate = Plot {
-            title: &format!("{title}: throughput by body size (null broker, two cores)"),
-            y: "messages a second",
-            legend: SeriesLabelPosition::LowerLeft,
-            ..cpu
+            title: &format!("{title}: messages per second by size of their bodies"),
+            x: Axis { name: "size of a body", text: bytes, step: 16.0 },
+            y: Axis { name: "messages per second", text: number, step: 10.0 },
         };
         let points = series(results, rows, |row| row.size as f64, Run::rate);
         rate.draw(&out.join(format!("{name}-rate.svg")), &points)?;
-    }
-    round_trips(results, &out.join("round-trips.svg"))?;
-    let latency = |title, of: fn(&Run) -> f64, file: &str| {
-        let plot = Plot {
-            title,
-            x: "messages a second",
-            y: "microseconds from when a message was due until it arrived",
-            legend: SeriesLabelPosition::UpperLeft,
+        let cpu = Plot {
+            title: &format!("{title}: processor time of the client by size of the bodies"),
+            y: Axis { name: "processor time per message", text: micros, step: 10.0 },
+            ..rate
         };
-        let rows = |row: &&Row| row.target == Target::TwoCores && row.scenario.starts_with("paced");
-        plot.draw(&out.join(file), &series(results, rows, rate_of, of))
-    };
-    latency("Median latency by load (null broker, two cores)", |run| run.p50, "latency-p50.svg")?;
-    latency(
-        "99th percentile of latency by load (null broker, two cores)",
-        |run| run.p99,
-        "latency-p99.svg",
-    )
+        let points = series(results, rows, |row| row.size as f64, Run::cpu);
+        cpu.draw(&out.join(format!("{name}-cpu.svg")), &points)?;
+    }
+    round_trips(results, &out.join("round-trips.svg"))
 }
 
-/// The round trips in the plot, and the offset of each from its client's place.
-const ROUND_TRIPS: [(&str, f64); 3] = [("rpc", -0.2), ("confirm-each", 0.0), ("declare", 0.2)];
+fn latency(results: &Results, out: &Path, title: &str, of: fn(&Run) -> f64, file: &str) -> Outcome {
+    let plot = Plot {
+        title,
+        x: Axis { name: "load, messages per second", text: number, step: 10.0 },
+        y: Axis { name: "from when a message was due until it arrived", text: micros, step: 10.0 },
+    };
+    // With further parameters, it is another scenario.
+    let is_plain = |name: &str| name.starts_with("paced/") && name.matches('/').count() == 1;
+    let rows = |row: &&Row| row.target == Target::TwoCores && is_plain(&row.scenario);
+    plot.draw(&out.join(file), &series(results, rows, rate_of, of))
+}
+
+/// Returns a size with its unit.
+fn bytes(size: f64) -> String {
+    match size {
+        large if large >= 1048576.0 => format!("{} MiB", large / 1048576.0),
+        large if large >= 1024.0 => format!("{} KiB", large / 1024.0),
+        small => format!("{small} B"),
+    }
+}
+
+/// Returns a number in thousands or millions.
+fn number(number: f64) -> String {
+    match number {
+        large if large >= 1e6 => format!("{} M", large / 1e6),
+        large if large >= 1e3 => format!("{} k", large / 1e3),
+        small => format!("{small}"),
+    }
+}
+
+/// Returns microseconds with their unit.
+fn micros(time: f64) -> String {
+    match time {
+        long if long >= 1e6 => format!("{} s", long / 1e6),
+        long if long >= 1e3 => format!("{} ms", long / 1e3),
+        short if short >= 1.0 => format!("{short} µs"),
+        shorter => format!("{:.0} ns", shorter * 1e3),
+    }
+}
+
+/// The round trips in the plot, the offset of each from its client's place, and its colour.
+const ROUND_TRIPS: [(&str, f64, RGBColor); 3] = [
+    ("rpc", -0.22, RGBColor(0, 80, 190)),
+    ("confirm-each", 0.0, RGBColor(210, 30, 40)),
+    ("declare", 0.22, RGBColor(0, 130, 60)),
+];
 
 /// Draws the median of each round trip of each client, with a line from the lower to the upper quartile of the runs.
 fn round_trips(results: &Results, file: &Path) -> Outcome {
@@ -66,58 +112,66 @@ fn round_trips(results: &Results, file: &Path) -> Outcome {
         results.rows.iter().filter(wanted).filter(|row| SLOWEST > row.median(|run| run.p50))
     };
     let measured =
-        |name: &str| ROUND_TRIPS.iter().any(|(trip, _)| rows(trip).any(|row| row.peer == name));
+        |name: &str| ROUND_TRIPS.iter().any(|(trip, ..)| rows(trip).any(|row| row.peer == name));
     let clients: Vec<_> =
         peers::all().iter().map(|peer| peer.name).filter(|name| measured(name)).collect();
     let place = |name: &str| clients.iter().position(|client| *client == name);
-    let most = ROUND_TRIPS.iter().flat_map(|(name, _)| rows(name)).filter_map(|row| row.quartiles);
+    let most = ROUND_TRIPS.iter().flat_map(|(name, ..)| rows(name)).filter_map(|row| row.quartiles);
     let most = most.map(|quartiles| quartiles.p50[2]).fold(0.0, f64::max);
-    if clients.is_empty() {
+    // Results of earlier versions have no quartiles.
+    if most == 0.0 {
         return Ok(());
     }
-    let root = SVGBackend::new(file, SIZE).into_drawing_area();
+    // A line for each client, the first one on top.
+    let height = 110 + 26 * clients.len() as u32;
+    let root = SVGBackend::new(file, (SIZE.0, height)).into_drawing_area();
     root.fill(&WHITE)?;
+    let last = 0.5 - clients.len() as f64;
     let mut chart = ChartBuilder::on(&root)
         .caption("Round trips (null broker, one core for both)", ("sans-serif", 18))
         .margin(12)
-        .x_label_area_size(42)
-        .y_label_area_size(70)
-        .build_cartesian_2d(-0.5..clients.len() as f64 - 0.5, 0.0..most * 1.1)?;
-    let name = |x: &f64| {
-        let whole = (x - x.round()).abs() < 0.01;
-        clients.get(x.round() as usize).filter(|_| whole).map_or("", |name| *name).to_owned()
+        .x_label_area_size(46)
+        .y_label_area_size(120)
+        .build_cartesian_2d(0.0..most * 1.1, last..0.5)?;
+    let name = |y: &f64| {
+        let whole = (y - y.round()).abs() < 0.01 && *y < 0.5;
+        clients.get(-y.round() as usize).filter(|_| whole).map_or("", |name| *name).to_owned()
     };
     chart
         .configure_mesh()
-        .disable_x_mesh()
-        .x_labels(clients.len() * 2)
-        .x_label_formatter(&name)
-        .y_desc("microseconds, median and quartiles of the runs")
+        .disable_y_mesh()
+        .y_labels(clients.len() * 2)
+        .y_label_formatter(&name)
+        .x_label_formatter(&|time| format!("{time} µs"))
+        .x_desc("median of the runs, and a line from the lower to the upper quartile")
+        .axis_desc_style(("sans-serif", 14))
+        .label_style(("sans-serif", 13))
         .light_line_style(WHITE)
         .draw()?;
-    for (index, (trip, offset)) in ROUND_TRIPS.into_iter().enumerate() {
-        let style = Palette99::pick(index).stroke_width(2);
+    for (trip, offset, colour) in ROUND_TRIPS {
+        let style = colour.stroke_width(2);
         let points = rows(trip).filter_map(|row| {
             let [lower, median, upper] = row.quartiles?.p50;
-            Some((place(&row.peer)? as f64 + offset, lower, median, upper))
+            Some((-(place(&row.peer)? as f64) - offset, lower, median, upper))
         });
         let points: Vec<_> = points.collect();
         let lines = points
             .iter()
-            .map(|(x, lower, _, upper)| PathElement::new([(*x, *lower), (*x, *upper)], style));
+            .map(|(y, lower, _, upper)| PathElement::new([(*lower, *y), (*upper, *y)], style));
         chart
             .draw_series(lines)?
             .label(trip)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
         let marks =
-            points.iter().map(|(x, _, median, _)| Circle::new((*x, *median), 4, style.filled()));
+            points.iter().map(|(y, _, median, _)| Circle::new((*median, *y), 3, style.filled()));
         chart.draw_series(marks)?;
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerLeft)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
+        .label_font(("sans-serif", 14))
         .draw()?;
     Ok(root.present()?)
 }
@@ -143,21 +197,39 @@ fn series(
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points
     };
-    let mut series: Series = SHOWN.iter().map(|name| (*name, points(name))).collect();
+    let mut series: Series = SHOWN.iter().map(|(name, _)| (*name, points(name))).collect();
     series.retain(|(_, points)| !points.is_empty());
     series
 }
 
-#[derive(Clone)]
+/// A logarithmic axis.
+#[derive(Clone, Copy)]
+struct Axis<'a> {
+    name: &'a str,
+    /// Writes a value with its unit.
+    text: fn(f64) -> String,
+    /// The factor from one line of the grid to the next.
+    step: f64,
+}
+
+impl Axis<'_> {
+    /// Returns the values with lines, which are powers of the step.
+    fn lines(&self, range: &Range<f64>) -> Vec<f64> {
+        let power = |value: f64| value.ln() / self.step.ln();
+        let powers = power(range.start).ceil() as i32..=power(range.end).floor() as i32;
+        powers.map(|power| self.step.powi(power)).collect()
+    }
+}
+
+#[derive(Clone, Copy)]
 struct Plot<'a> {
     title: &'a str,
-    x: &'a str,
-    y: &'a str,
-    legend: SeriesLabelPosition,
+    x: Axis<'a>,
+    y: Axis<'a>,
 }
 
 impl Plot<'_> {
-    /// Draws lines on two logarithmic axes.
+    /// Draws lines on two logarithmic axes, measured with the null broker on two cores, and the legend beside them.
     fn draw(&self, file: &Path, series: &Series) -> Outcome {
         let points = || series.iter().flat_map(|(_, points)| points.iter().copied());
         let range = |of: fn((f64, f64)) -> f64| {
@@ -170,53 +242,57 @@ impl Plot<'_> {
         }
         let root = SVGBackend::new(file, SIZE).into_drawing_area();
         root.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&root)
-            .caption(self.title, ("sans-serif", 18))
+        let (left, right) = root.split_horizontally(SIZE.0 - LEGEND);
+        let (x, y) = (range(|point| point.0), range(|point| point.1));
+        let (x_lines, y_lines) = (self.x.lines(&x), self.y.lines(&y));
+        let mut chart = ChartBuilder::on(&left)
+            .caption(format!("{} (null broker, two cores)", self.title), ("sans-serif", 18))
             .margin(12)
-            .x_label_area_size(42)
-            .y_label_area_size(70)
+            .x_label_area_size(46)
+            .y_label_area_size(78)
             .build_cartesian_2d(
-                range(|point| point.0).log_scale(),
-                range(|point| point.1).log_scale(),
+                x.log_scale().with_key_points(x_lines),
+                y.log_scale().with_key_points(y_lines),
             )?;
-        chart.configure_mesh().x_desc(self.x).y_desc(self.y).light_line_style(WHITE).draw()?;
-        for (name, points) in series {
-            self.line(&mut chart, name, points, colour(name))?;
-        }
         chart
-            .configure_series_labels()
-            .position(self.legend.clone())
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
+            .configure_mesh()
+            .x_desc(self.x.name)
+            .y_desc(self.y.name)
+            .x_label_formatter(&|value| (self.x.text)(*value))
+            .y_label_formatter(&|value| (self.y.text)(*value))
+            .axis_desc_style(("sans-serif", 14))
+            .label_style(("sans-serif", 13))
+            .light_line_style(WHITE)
             .draw()?;
+        for (name, points) in series {
+            chart.draw_series(LineSeries::new(points.iter().copied(), style(name)))?;
+            let marks = points.iter().map(|point| Circle::new(*point, 3, style(name).filled()));
+            chart.draw_series(marks)?;
+        }
+        legend(&right, series)?;
         Ok(root.present()?)
-    }
-
-    fn line(
-        &self,
-        chart: &mut ChartContext<'_, SVGBackend<'_>, LogPlane>,
-        name: &str,
-        points: &[(f64, f64)],
-        style: ShapeStyle,
-    ) -> Outcome {
-        chart
-            .draw_series(LineSeries::new(points.iter().copied(), style))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
-        let marks = points.iter().map(|point| Circle::new(*point, 3, style.filled()));
-        chart.draw_series(marks)?;
-        Ok(())
     }
 }
 
-type LogPlane = Cartesian2d<LogCoord<f64>, LogCoord<f64>>;
-
-/// Ours in strong lines, the limit in black, the others thin; each client in its own colour everywhere.
-fn colour(name: &str) -> ShapeStyle {
-    if name == "raw" {
-        return BLACK.mix(0.6).stroke_width(2);
+/// Lists the clients, about in the order of their lines.
+fn legend(area: &DrawingArea<SVGBackend<'_>, Shift>, series: &Series) -> Outcome {
+    let height = |points: &[(f64, f64)]| {
+        points.iter().map(|point| point.1.ln()).sum::<f64>() / points.len() as f64
+    };
+    let mut sorted: Vec<_> = series.iter().collect();
+    sorted.sort_by(|one, other| height(&other.1).total_cmp(&height(&one.1)));
+    for (place, (name, _)) in (0..).zip(sorted) {
+        let y = 60 + 24 * place;
+        area.draw(&PathElement::new([(4, y), (26, y)], style(name)))?;
+        area.draw(&Circle::new((15, y), 3, style(name).filled()))?;
+        area.draw(&Text::new(*name, (32, y - 7), ("sans-serif", 14)))?;
     }
-    let index = SHOWN.iter().position(|shown| *shown == name).unwrap_or_default();
+    Ok(())
+}
+
+/// Ours in strong lines, the others thin; each client in its own colour everywhere.
+fn style(name: &str) -> ShapeStyle {
+    let colour = SHOWN.iter().find(|(shown, _)| *shown == name).map_or(BLACK, |(_, own)| *own);
     let ours = peers::all().iter().any(|peer| peer.name == name && peer.is_ours);
-    Palette99::pick(index).stroke_width(if ours { 4 } else { 2 })
+    colour.stroke_width(if ours { 4 } else { 2 })
 }
