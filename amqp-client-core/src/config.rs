@@ -176,7 +176,7 @@ amqp_proto::__setters! {
         /// A reply arrives behind everything that the buffer holds. So a small buffer makes replies faster while other channels of
         /// the connection receive large messages. It costs throughput, because a connection receives at most one buffer for each
         /// round trip to the broker. With 256 KiB and 20 ms, that is 12.5 MiB/s; with 0.5 ms, as in a data center, 500 MiB/s. On
-        /// loopback, 256 KiB cost a third of the throughput of 1 MiB messages, and with 64 KiB, TCP waits for its timers.
+        /// loopback, 256 KiB cost a third of the throughput of 1 MiB messages. 64 KiB, as large as a packet there, make replies slower.
         ///
         /// Requests also wait for the messages that this connection publishes: in the broker's receive buffer, whose size only the
         /// broker knows. Publish with confirms and a [window](crate::PublisherOptions::window) of a few MiB to limit these bytes.
