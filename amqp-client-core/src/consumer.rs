@@ -19,8 +19,7 @@ use crate::event::ChannelEvent;
 use crate::intercept::{ProcessingId, Source};
 use crate::panics;
 use crate::reply::Reply;
-use crate::state::End;
-use crate::state::{Starvation, StarvationWatch};
+use crate::state::{End, Starvation, StarvationWatch, State};
 
 /// A consumer: the deliveries of a queue, as a [`Stream`].
 ///
@@ -160,7 +159,8 @@ impl Consumer {
     /// Returns a delivery that has already arrived, without waiting.
     pub fn try_next(&mut self) -> Option<Delivery> {
         if self.taken.is_empty() {
-            self.take_arrived();
+            let Self { channel, id, taken, .. } = self;
+            take_arrived(channel, &mut channel.lock(), *id, taken);
         }
         self.hand_out()
     }
@@ -253,13 +253,33 @@ impl Consumer {
         if let Some(delivery) = self.hand_out() {
             return Poll::Ready(Some(Ok(delivery)));
         }
-        let (channel, id) = (&self.channel, self.id);
-        let ended = channel.poll_state(cx, |state, task| {
-            let Some(queue) = state.queues.get(id) else {
+        match self.poll_arrived(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(end)) => return Poll::Ready(end),
+            Poll::Ready(None) => {}
+        }
+        if let Some(delivery) = self.hand_out() {
+            return Poll::Ready(Some(Ok(delivery)));
+        }
+        // The deliveries were requeued meanwhile, or the consumer was paused.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes the arrived deliveries. Returns the end of the consumer instead, if it has ended.
+    fn poll_arrived(
+        &mut self,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Option<Result<Delivery, ConsumerEnd>>>> {
+        let Self { channel, id, taken, .. } = self;
+        channel.connection().shared().poll(cx, |state, task| {
+            let found = state.channel(channel.place()).and_then(|state| state.queues.get(*id));
+            let Some(queue) = found else {
                 return Poll::Ready(Some(None));
             };
             // A paused consumer that holds nothing has to request more deliveries: `take_arrived` resumes it.
             if !queue.deliveries.is_empty() || queue.paused {
+                take_arrived(channel, state, *id, taken);
                 return Poll::Ready(None);
             }
             let Some(end) = &mut queue.end else {
@@ -270,19 +290,7 @@ impl Consumer {
                 End::Unasked(why) => Some(Err(why)),
                 End::Cancelled | End::Told => None,
             }))
-        });
-        match ended {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Some(end)) => return Poll::Ready(end),
-            Poll::Ready(None) => {}
-        }
-        self.take_arrived();
-        if let Some(delivery) = self.hand_out() {
-            return Poll::Ready(Some(Ok(delivery)));
-        }
-        // The deliveries were requeued meanwhile, or the consumer was paused.
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        })
     }
 
     /// Returns whether the task has to yield, so that the driver can run on the same thread.
@@ -300,31 +308,6 @@ impl Consumer {
         }
         shared.yield_now(cx.waker());
         true
-    }
-
-    /// Takes the arrived deliveries, by swapping the channel's queue with the empty queue of deliveries taken before. Of many
-    /// bytes, takes a part: deliveries that wait here do not count against the delivery budget, and are not requeued by a pause.
-    fn take_arrived(&mut self) {
-        let mut guard = self.channel.lock();
-        let state = &mut *guard;
-        let Some(queue) =
-            state.channel(self.channel.place()).and_then(|channel| channel.queues.get(self.id))
-        else {
-            return;
-        };
-        let bytes = queue.take_up_to(READ_PAUSE_EVERY, &mut self.taken);
-        let resumes = queue.deliveries.is_empty() && std::mem::take(&mut queue.paused);
-        state.time_taken(self.channel.place(), self.taken.front());
-        let before = state.delivered_bytes;
-        state.delivered_bytes = before.saturating_sub(bytes);
-        let budget = self.channel.connection().shared().settings.delivery_budget;
-        if before >= budget.min(READ_PAUSE_EVERY) {
-            // The driver may have stopped reading.
-            state.wake_driver();
-        }
-        if resumes {
-            state.resume(self.channel.place(), self.id);
-        }
     }
 
     /// Shows a delivery to the connection's interceptor.
@@ -360,6 +343,34 @@ impl Stream for Consumer {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll_delivery(cx)
+    }
+}
+
+/// Takes the arrived deliveries, by swapping the channel's queue with the empty queue of deliveries taken before. Of many bytes,
+/// takes a part: deliveries that wait here do not count against the delivery budget, and are not requeued by a pause.
+fn take_arrived(
+    channel: &Channel,
+    state: &mut State,
+    id: ConsumerId,
+    taken: &mut VecDeque<amqp_proto::Delivery>,
+) {
+    let place = channel.place();
+    let Some(queue) = state.channel(place).and_then(|channel| channel.queues.get(id)) else {
+        return;
+    };
+    let bytes = queue.take_up_to(READ_PAUSE_EVERY, taken);
+    let resumes = queue.deliveries.is_empty() && std::mem::take(&mut queue.paused);
+    // Without acknowledgements, nothing ends the time that a delivery takes.
+    state.time_taken(place, taken.front().filter(|first| !first.no_ack()));
+    let before = state.delivered_bytes;
+    state.delivered_bytes = before.saturating_sub(bytes);
+    let budget = channel.connection().shared().settings.delivery_budget;
+    if before >= budget.min(READ_PAUSE_EVERY) {
+        // The driver may have stopped reading.
+        state.wake_driver();
+    }
+    if resumes {
+        state.resume(place, id);
     }
 }
 
