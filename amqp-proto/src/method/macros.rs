@@ -1,18 +1,21 @@
 /// Declares the methods, one row each:
 ///
 /// ```text
-/// Name "class.method" = (class id, method id) [content] [-> Reply | => Reply] {
+/// Name "class.method" = (class id, method id) [content] [boxed] [-> Reply | => Reply] {
 ///     arguments; [bits]; arguments
 /// }
 /// ```
 ///
 /// `->` makes the method a `Request` of channels with a typed reply. `=>` only records the reply: the state machines handle the
-/// lifecycle of connections and channels. `content` means that a content header and body follow. No method has two runs of bits.
+/// lifecycle of connections and channels. `content` means that a content header and body follow. `boxed` means
+/// that [`Method`] boxes it, because it is large and rare: each event has room for the largest unboxed method. No method has two runs
+/// of bits.
 macro_rules! methods {
     ($(
         $(#[$doc:meta])*
         $name:ident $spec:literal = ($class:literal, $method:literal)
-        $(content $(@ $content:tt)?)? $(-> $reply:ident $(| $other:ident as $either:ident)?)?
+        $(content $(@ $content:tt)?)? $(boxed $(@ $boxed:tt)?)?
+        $(-> $reply:ident $(| $other:ident as $either:ident)?)?
         $(=> $answer:ident)?
         {
             $($(#[$b_doc:meta])* $before:ident: $b_type:ty),* $(,)?
@@ -82,20 +85,20 @@ macro_rules! methods {
 
             impl From<$name> for Method {
                 fn from(method: $name) -> Self {
-                    Self::$name(method)
+                    Self::$name(method.into())
                 }
             }
 
             methods!(@request $name [$($reply $(| $other as $either)?)?] [$($($bit)*)?]);
         )*
 
-        /// Any method.
+        /// Any method. The largest of the rare ones are boxed.
         #[derive(Debug, Clone, PartialEq)]
         #[non_exhaustive]
         pub enum Method {
             $(
                 #[doc = concat!("`", $spec, "`")]
-                $name($name),
+                $name(methods!(@held $name $(boxed $($boxed)?)?)),
             )*
         }
 
@@ -112,7 +115,7 @@ macro_rules! methods {
                 let (rest, method_id) = finish(crate::wire::u16_be(rest), "method id")?;
                 let arguments = payload.slice_ref(rest);
                 match (class_id, method_id) {
-                    $(($class, $method) => $name::decode(&arguments).map(Self::$name),)*
+                    $(($class, $method) => $name::decode(&arguments).map(Self::from),)*
                     _ => Err(DecodeError::new(
                         DecodeErrorKind::UnknownMethod { class_id, method_id }, "method frame")),
                 }
@@ -156,6 +159,8 @@ macro_rules! methods {
         }
     };
 
+    (@held $name:ident) => { $name };
+    (@held $name:ident boxed) => { Box<$name> };
     (@given) => { false };
     (@given content) => { true };
 

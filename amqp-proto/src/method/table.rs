@@ -1,3 +1,4 @@
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
@@ -212,7 +213,7 @@ methods! {
     /// Answers [`ExchangeDelete`].
     ExchangeDeleteOk "exchange.delete-ok" = (40, 21) {}
     /// RabbitMQ: binds an exchange to an exchange.
-    ExchangeBind "exchange.bind" = (40, 30) -> ExchangeBindOk {
+    ExchangeBind "exchange.bind" = (40, 30) boxed -> ExchangeBindOk {
         /// Reserved; 0.
         ticket: u16,
         /// The exchange that messages reach.
@@ -231,7 +232,7 @@ methods! {
     /// Answers [`ExchangeBind`].
     ExchangeBindOk "exchange.bind-ok" = (40, 31) {}
     /// RabbitMQ: removes a binding between exchanges.
-    ExchangeUnbind "exchange.unbind" = (40, 40) -> ExchangeUnbindOk {
+    ExchangeUnbind "exchange.unbind" = (40, 40) boxed -> ExchangeUnbindOk {
         /// Reserved; 0.
         ticket: u16,
         /// The exchange that messages reached.
@@ -281,7 +282,7 @@ methods! {
         consumer_count: u32,
     }
     /// Binds a queue to an exchange.
-    QueueBind "queue.bind" = (50, 20) -> QueueBindOk {
+    QueueBind "queue.bind" = (50, 20) boxed -> QueueBindOk {
         /// Reserved; 0.
         ticket: u16,
         /// The queue; empty means the last one declared on this channel.
@@ -336,7 +337,7 @@ methods! {
         message_count: u32,
     }
     /// Removes a binding of a queue.
-    QueueUnbind "queue.unbind" = (50, 50) -> QueueUnbindOk {
+    QueueUnbind "queue.unbind" = (50, 50) boxed -> QueueUnbindOk {
         /// Reserved; 0.
         ticket: u16,
         /// The queue.

@@ -202,9 +202,9 @@ fn remove(rig: &mut SessionRig<Script>, id: ChannelId, method: Method) -> Reques
     let sent = match method {
         Method::QueuePurge(purge) => channel.request(purge),
         Method::QueueDelete(delete) => channel.request(delete),
-        Method::QueueUnbind(unbind) => channel.request(unbind),
+        Method::QueueUnbind(unbind) => channel.request(*unbind),
         Method::ExchangeDelete(delete) => channel.request(delete),
-        Method::ExchangeUnbind(unbind) => channel.request(unbind),
+        Method::ExchangeUnbind(unbind) => channel.request(*unbind),
         other => panic!("{other:?}"),
     };
     sent.expect("it waits")
