@@ -6,8 +6,8 @@ use super::acks::Settlement;
 use super::requests::{Effect, Pending};
 use super::state::{ChannelState, Mode, Phase};
 use crate::method::{
-    Arguments as _, BasicNack, BasicRecoverAsync, BasicReject, ChannelClose, Method, MethodFacts,
-    Request, TxCommit, TxRollback,
+    Arguments as _, BasicCancel, BasicNack, BasicRecoverAsync, BasicReject, ChannelClose, Method,
+    MethodFacts, Request, TxCommit, TxRollback,
 };
 use crate::outbound::{Outbound, Role};
 use crate::{
@@ -60,26 +60,29 @@ impl Channel<'_> {
     /// [`CommandError`]; nothing was queued.
     pub fn request<R: Request>(&mut self, request: R) -> Result<RequestId, CommandError> {
         let answered = !request.is_no_wait();
-        self.request_as(None, request.into(), &R::FACTS, answered)
+        self.request_as(None, &request.into(), &R::FACTS, answered)
     }
 
     /// Like [`request`](Self::request), with a number that was reserved before, for sessions.
     pub(crate) fn request_as(
         &mut self,
         id: Option<RequestId>,
-        mut request: Method,
+        request: &Method,
         method: &'static MethodFacts,
         answered: bool,
     ) -> Result<RequestId, CommandError> {
         self.check_open()?;
-        self.check_mode(&request)?;
-        self.check_consumer(&request)?;
-        if let (Method::BasicCancel(cancel), Role::Client) = (&mut request, self.outbound.role) {
-            // Deliveries may arrive until the reply. Only then is the tag free, and held messages can be requeued.
-            cancel.no_wait = false;
-        }
+        self.check_mode(request)?;
+        self.check_consumer(request)?;
         self.flush_acks();
-        self.outbound.send(self.state.id.0, &request)?;
+        match (request, self.outbound.role) {
+            (Method::BasicCancel(cancel), Role::Client) if cancel.no_wait => {
+                // Deliveries may arrive until the reply. Only then is the tag free, and held messages can be requeued.
+                let cancel = BasicCancel { no_wait: false, ..cancel.clone() };
+                self.outbound.send(self.state.id.0, &cancel.into())?;
+            }
+            _ => self.outbound.send(self.state.id.0, request)?,
+        }
         let id = id.unwrap_or_else(|| self.outbound.next_request());
         let effect = self.state.started(id, request, answered);
         if matches!(effect, Effect::Recover) {

@@ -161,10 +161,10 @@ impl ChannelState {
     }
 
     /// Applies the part of a request's effect that does not wait for the reply.
-    pub(super) fn started(&mut self, id: RequestId, method: Method, answered: bool) -> Effect {
+    pub(super) fn started(&mut self, id: RequestId, method: &Method, answered: bool) -> Effect {
         match method {
             Method::BasicConsume(consume) => {
-                let tag = consume.consumer_tag;
+                let tag = consume.consumer_tag.clone();
                 if !tag.is_empty() {
                     let consumer =
                         Consumer { id: id.into(), no_ack: consume.no_ack, unwanted: false };
@@ -173,7 +173,7 @@ impl ChannelState {
                 Effect::Consume { tag, no_ack: consume.no_ack, noted: false }
             }
             Method::BasicCancel(cancel) => {
-                let tag = cancel.consumer_tag;
+                let tag = cancel.consumer_tag.clone();
                 let consumer = self.consumers.find(tag.as_bytes()).map(|found| found.id);
                 Effect::Cancel { tag, consumer }
             }

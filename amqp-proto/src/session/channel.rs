@@ -140,7 +140,7 @@ impl SessionChannel<'_> {
             // transaction: if these waited for the rest, later acknowledgements would overtake them.
             if let Some(mut channel) = self.reach.restored(self.id) {
                 check_held(self.record, &method)?;
-                let id = channel.request_as(None, method.clone(), &R::FACTS, wanted)?;
+                let id = channel.request_as(None, &method, &R::FACTS, wanted)?;
                 note(self.record, self.topology, id, method, wanted, self.recovers, self.now);
                 return Ok(id);
             }
@@ -163,7 +163,7 @@ impl SessionChannel<'_> {
                 self.record.rename_consumer(&mut method);
                 let absent = self.record.cancels_absent(channel, &method);
                 let answered = ask_for_reply(&mut method, wanted);
-                let id = channel.request_as(None, method.clone(), &R::FACTS, answered)?;
+                let id = channel.request_as(None, &method, &R::FACTS, answered)?;
                 note(self.record, self.topology, id, method, wanted, self.recovers, self.now);
                 if let Some(consumer) = absent {
                     // Emit its end only once, whatever the reply to the cancel is.

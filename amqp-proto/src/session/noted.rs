@@ -6,7 +6,7 @@ use super::record::consumers::{Consumer, Pause};
 use super::record::request::{InFlight, Limits, Noted};
 use super::record::{ChannelRecord, Mode};
 use super::topology::{Topology, name_of, queue_of};
-use crate::method::{BasicQos, FromReply as _, Method, QueueDeclareOk};
+use crate::method::{BasicQos, Method};
 use crate::time::Instant;
 use crate::{Reply, RequestId};
 
@@ -99,11 +99,12 @@ pub(super) fn note(
     let last_queue = names_none.then(|| record.queue_declared_last());
     let known = last_queue.clone().and_then(Result::ok);
     if answered {
-        let note = Noted::of(method, known).map(Box::new);
+        let note = Noted::concerns(&method).then(|| Box::new(Noted { method, last_queue: known }));
         let (abandoned, leaving, ahead_of) = (!wanted, None, record.seqs.next());
         let sent = InFlight { id, note, before, recovers, abandoned, leaving, ahead_of };
         record.in_flight.push(sent);
-    } else if let Some(noted) = Noted::of(method, known) {
+    } else if Noted::concerns(&method) {
+        let noted = Noted { method, last_queue: known };
         // As far as is known, the consumer starts now.
         record.streams.started(id.into(), now);
         if let Some(Err(unnamed)) = last_queue.filter(|_| noted.is_topology()) {
@@ -131,8 +132,11 @@ impl Noted {
         match self.method {
             Method::QueueDeclare(declare) => {
                 let is_unnamed = declare.queue.is_empty();
-                let answer = reply.cloned().and_then(QueueDeclareOk::from_reply);
-                let name = name_of(answer.as_ref(), &declare);
+                let answer = match reply {
+                    Some(Reply::Method(Method::QueueDeclareOk(answer))) => Some(answer),
+                    _ => None,
+                };
+                let name = name_of(answer, &declare);
                 // The reply to this declaration may come after a later one, which gets none, was sent.
                 if Some(request) >= record.last_declaration {
                     (record.last_queue, record.last_declaration) = (name.clone(), Some(request));

@@ -162,8 +162,12 @@ impl Topology {
         if declare.passive || name.is_empty() {
             return;
         }
-        let names = self.queues.get(name).map_or_else(Vec::new, |queue| queue.names.clone());
-        self.queues.insert(name.detached(), Queue { declare, names });
+        match self.queues.get_mut(name) {
+            Some(queue) => queue.declare = declare,
+            None => {
+                self.queues.insert(name.detached(), Queue { declare, names: Vec::new() });
+            }
+        }
     }
 
     /// Returns whether the queue was declared as a stream.
@@ -496,5 +500,9 @@ pub(super) const fn queue_of(method: &mut Method) -> Option<&mut ShortStr> {
 
 /// The name in a `queue.declare-ok`.
 pub(super) fn name_of(answer: Option<&QueueDeclareOk>, declare: &QueueDeclare) -> ShortStr {
-    answer.map_or_else(|| declare.queue.clone(), |answer| answer.queue.detached())
+    match answer {
+        // The declaration's name is not a part of a read buffer.
+        Some(answer) if answer.queue != declare.queue => answer.queue.detached(),
+        _ => declare.queue.clone(),
+    }
 }

@@ -65,21 +65,21 @@ impl Noted {
         !matches!(self.method, Method::BasicConsume(_))
     }
 
-    /// Returns the method, if the session has to record it.
-    pub(crate) fn of(method: Method, last_queue: Option<ShortStr>) -> Option<Self> {
-        match method {
+    /// Returns whether the session has to record the method.
+    pub(crate) const fn concerns(method: &Method) -> bool {
+        matches!(
+            method,
             Method::ExchangeDeclare(_)
-            | Method::ExchangeDelete(_)
-            | Method::ExchangeBind(_)
-            | Method::ExchangeUnbind(_)
-            | Method::QueueDeclare(_)
-            | Method::QueueDelete(_)
-            | Method::QueueBind(_)
-            | Method::QueueUnbind(_)
-            | Method::BasicConsume(_)
-            | Method::ChannelFlow(_) => Some(Self { method, last_queue }),
-            _ => None,
-        }
+                | Method::ExchangeDelete(_)
+                | Method::ExchangeBind(_)
+                | Method::ExchangeUnbind(_)
+                | Method::QueueDeclare(_)
+                | Method::QueueDelete(_)
+                | Method::QueueBind(_)
+                | Method::QueueUnbind(_)
+                | Method::BasicConsume(_)
+                | Method::ChannelFlow(_)
+        )
     }
 }
 

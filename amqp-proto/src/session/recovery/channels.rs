@@ -162,7 +162,7 @@ impl Repair {
                 record.streams.resume(*consumer, consume, is_stream, cx.now);
             }
             let facts = step.method.facts();
-            match channel.request_as(step.request, step.method.clone(), facts, true) {
+            match channel.request_as(step.request, &step.method, facts, true) {
                 Ok(id) => own.awaiting.push_back((id, step)),
                 // The channel has ended. Its event is yet to come, and then all of this is planned again.
                 Err(CommandError::Ended(_)) => break,
@@ -297,7 +297,7 @@ fn select_mode(cx: &mut Context, id: ChannelId) -> Option<(RequestId, ChannelSte
     };
     let facts = method.facts();
     let mut channel = cx.connection.channel(id).ok()?;
-    let selected = channel.request_as(None, method.clone(), facts, true);
+    let selected = channel.request_as(None, &method, facts, true);
     debug_assert!(selected.is_ok() || !channel.takes_commands(), "{selected:?}");
     let step = ChannelStep { request: None, method, entity: Entity::Channel(id) };
     Some((selected.ok()?, step))

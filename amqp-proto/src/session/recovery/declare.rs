@@ -58,7 +58,7 @@ impl Repair {
                 _ => {}
             }
             let facts = step.method.facts();
-            match channel.request_as(None, step.method.clone(), facts, true) {
+            match channel.request_as(None, &step.method, facts, true) {
                 Ok(id) => own.awaiting.push_back((id, step)),
                 // The channel has ended, and one of the next events reports that. Then this is sent on another channel.
                 Err(CommandError::Ended(_)) => {

@@ -175,7 +175,7 @@ impl Context {
         record.rename_consumer(&mut method);
         let absent = record.cancels_absent(&mut channel, &method);
         let answered = ask_for_reply(&mut method, wanted);
-        match channel.request_as(Some(request), method.clone(), held.facts, answered) {
+        match channel.request_as(Some(request), &method, held.facts, answered) {
             Ok(_) => {
                 note(record, &mut self.topology, request, method, wanted, held.recovers, self.now);
                 // If it has to be repeated, it is again sent ahead of the same messages.
