@@ -224,7 +224,7 @@ fn the_list_has_every_request_that_clients_make() {
     let table = include_str!("../../amqp-proto/src/method/table.rs");
     let declared = table.lines().filter_map(|line| {
         let (name, rest) = line.trim().split_once(" \"")?;
-        let of_channels = rest.contains("\" = (") && rest.contains(") -> ");
+        let of_channels = rest.contains("\" = (") && rest.contains(" -> ");
         of_channels.then_some(name)
     });
     assert_eq!(declared.collect::<Vec<_>>(), NAMES);
