@@ -358,7 +358,8 @@ impl Channel {
         body: impl Body,
     ) -> Result<(), PublishError> {
         let outgoing = Outgoing { heads, publisher: None, kept: None };
-        let body = if self.connection().shared().is_fast() {
+        let fast = self.connection().shared().is_fast();
+        let body = if fast {
             // Most often, the message can be sent at once.
             match self.try_publish(&outgoing, body, None) {
                 Ok(_) => return Ok(()),
@@ -369,7 +370,7 @@ impl Channel {
             body
         };
         let timeout = self.connection().shared().settings.publish_timeout;
-        self.publish_later(&outgoing, body, timeout).await.map(drop)
+        self.publish_later(&outgoing, body, timeout, fast).await.map(drop)
     }
 }
 

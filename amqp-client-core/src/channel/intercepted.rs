@@ -28,7 +28,8 @@ impl Channel {
         batch: Option<&mut (dyn PublishBatch + 'static)>,
     ) -> Result<Option<PublishSeq>, PublishError> {
         let watched = self.show(interceptor, outgoing, &body, batch);
-        let published = self.publish_held(&outgoing.watched_by(&watched), body, timeout).await;
+        let published =
+            self.publish_held(&outgoing.watched_by(&watched), body, timeout, false).await;
         watched.report(published.as_ref());
         published
     }

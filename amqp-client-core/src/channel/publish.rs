@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use amqp_proto::session::SessionChannel;
@@ -157,9 +157,10 @@ impl Channel {
         outgoing: &Outgoing<'_, impl Heads>,
         body: B,
         timeout: Option<Duration>,
+        tried: bool,
     ) -> impl Future<Output = Result<Option<PublishSeq>, PublishError>> {
         match &self.connection().shared().observers {
-            None => Either::Left(self.publish_held(outgoing, body, timeout)),
+            None => Either::Left(self.publish_held(outgoing, body, timeout, tried)),
             // In a box, because a larger future costs each publish, also without an interceptor.
             Some(Observers { interceptor, .. }) => Either::Right(Box::pin(
                 self.publish_intercepted(interceptor, outgoing, body, timeout, None),
@@ -199,19 +200,25 @@ impl Channel {
         }
     }
 
-    /// Publishes as soon as the gates and the window let it.
+    /// Publishes as soon as the gates and the window let it. If publishing was `tried` just before, the first poll has clones of
+    /// the waker in advance: without them, it would be made twice.
     pub(super) async fn publish_held<B: Body>(
         &self,
         outgoing: &Outgoing<'_, impl Heads>,
         body: B,
         timeout: Option<Duration>,
+        tried: bool,
     ) -> Result<Option<PublishSeq>, PublishError> {
         self.connection().shared().let_driver_run().await;
         let mut body = Some(body);
         let mut deadline: Option<Deadline> = None;
         let mut place = WaitingPlace::new(self);
+        let mut has_to_wait = tried;
         poll_fn(move |cx| {
-            let mut task = Task::new(cx.waker());
+            let mut task = match std::mem::take(&mut has_to_wait) {
+                true => Task::stocked(cx.waker()),
+                false => Task::new(cx.waker()),
+            };
             let by = loop {
                 let Some(given) = body.take() else {
                     return Poll::Pending;
@@ -228,7 +235,7 @@ impl Channel {
                     }
                 }
             };
-            self.poll_held(&mut deadline, timeout, by, &place, cx).map(Err)
+            self.poll_held(&mut deadline, timeout, by, &place, task).map(Err)
         })
         .await
     }
@@ -269,7 +276,7 @@ impl Channel {
                     Ok(()) => {}
                     Err(Stop::Held(_)) if task.restock() => {}
                     Err(Stop::Held(by)) => {
-                        return self.poll_held(&mut deadline, timeout, by, &place, cx).map(Err);
+                        return self.poll_held(&mut deadline, timeout, by, &place, task).map(Err);
                     }
                     Err(Stop::Failed(error)) => return Poll::Ready(Err(error)),
                 }
@@ -315,7 +322,7 @@ impl Channel {
         timeout: Option<Duration>,
         by: Gate,
         place: &WaitingPlace<'_>,
-        cx: &Context<'_>,
+        task: Task<'_>,
     ) -> Poll<PublishError> {
         let deadline = deadline.get_or_insert_with(|| {
             let mut state = self.lock();
@@ -324,7 +331,7 @@ impl Channel {
             let counts = Counts::BehindOthers { queued: ahead, channel: Some(self.place()) };
             Deadline::start_as(self.connection().shared(), state, timeout, counts)
         });
-        if deadline.expired(cx) {
+        if deadline.expired_as(task) {
             let after = deadline.after();
             self.with_state(|channel| channel.tally.counters.publish_failed += 1);
             return Poll::Ready(PublishError::TimedOut { gate: by, after });
@@ -366,9 +373,9 @@ impl Channel {
         }
         let body = Lent(body);
         let size = body.as_bytes().len();
-        let sizes = || Size { body: size, whole: heads.queued_size(size) };
-        let overtakes =
-            !state.full.is_empty() && overtakes(state, waiter.as_deref(), sizes().whole);
+        // Encodes the properties, so it is left out where only the body counts.
+        let whole = || heads.queued_size(size);
+        let overtakes = !state.full.is_empty() && overtakes(state, waiter.as_deref(), whole());
         let (channel, mut protocol) = match self.both_sides(state) {
             Ok(sides) => sides,
             Err(error) => return Err(failed(state, self.place(), error.into())),
@@ -382,7 +389,9 @@ impl Channel {
             let line = if crowded { Gate::Window } else { Gate::Full };
             // A gate that is shut for all publishers comes first.
             let by = protocol.check_gate().err().filter(|gate| *gate != Gate::Full).unwrap_or(line);
-            return Err(held(state, self.place(), by, *publisher, sizes(), waiter));
+            let whole = if by == Gate::Full { whole() } else { 0 };
+            let size = Size { body: size, whole };
+            return Err(held(state, self.place(), by, *publisher, size, waiter));
         }
         // `publish` checks the gates itself.
         match heads.publish(&mut protocol, body) {
@@ -404,7 +413,10 @@ impl Channel {
                 }
                 Ok(seq)
             }
-            Err(error) => Err(refused(state, self.place(), error, *publisher, sizes(), waiter)),
+            Err(error) => {
+                let size = Size { body: size, whole: whole() };
+                Err(refused(state, self.place(), error, *publisher, size, waiter))
+            }
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) struct Size {
     /// Counts for a window.
     pub(super) body: usize,
     /// Counts for the outgoing buffer or for kept messages. If the overhead of small messages did not count, room for ten of them
-    /// would wake a hundred.
+    /// would wake a hundred. Zero if the message waits for neither.
     pub(super) whole: usize,
 }
 

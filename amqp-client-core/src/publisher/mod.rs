@@ -236,7 +236,8 @@ impl Publisher {
         body: impl Body,
     ) -> Result<Confirmation, PublishError> {
         let outgoing = self.outgoing(heads, kept);
-        let body = if self.channel.connection().shared().is_fast() {
+        let fast = self.channel.connection().shared().is_fast();
+        let body = if fast {
             // Most often, the message can be sent at once.
             match self.channel.try_publish(&outgoing, body, None) {
                 Ok(seq) => return Ok(self.confirmation(seq)),
@@ -246,7 +247,7 @@ impl Publisher {
         } else {
             body
         };
-        let seq = self.channel.publish_later(&outgoing, body, self.timeout()).await?;
+        let seq = self.channel.publish_later(&outgoing, body, self.timeout(), fast).await?;
         Ok(self.confirmation(seq))
     }
 

@@ -277,8 +277,11 @@ impl ChannelState {
     #[inline]
     pub(crate) fn has_room(&self, window: Window, size: usize, ticket: Option<Ticket>) -> bool {
         let (messages, bytes) = (self.confirms.outstanding(), self.confirms.bytes());
+        if !window.has_room(messages, bytes, size) {
+            return false;
+        }
         let Some((_, line)) = self.windows.iter().find(|(of, _)| *of == window) else {
-            return window.has_room(messages, bytes, size);
+            return true;
         };
         line.turn(ticket).is_some_and(|others| {
             let bytes = bytes.saturating_add(others.bytes);

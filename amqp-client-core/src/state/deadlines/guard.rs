@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Counts, DeadlineId};
 use crate::config::Settings;
 use crate::error::CallError;
-use crate::state::{Guard, Shared};
+use crate::state::{Guard, Shared, Task};
 
 /// A deadline of something that waits. Dropping this removes the deadline.
 #[derive(Debug)]
@@ -43,8 +43,13 @@ impl Deadline {
 
     /// Returns whether the deadline has passed. If not, the task is woken when it does.
     pub(crate) fn expired(&self, cx: &Context<'_>) -> bool {
+        self.expired_as(Task::new(cx.waker()))
+    }
+
+    /// The same, for a task that may have spare clones of its waker.
+    pub(crate) fn expired_as(&self, task: Task<'_>) -> bool {
         let polled =
-            self.shared.poll(cx, |state, task| match state.deadlines.expired(self.id, task) {
+            self.shared.poll_as(task, |state, task| match state.deadlines.expired(self.id, task) {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             });
