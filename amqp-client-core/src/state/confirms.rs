@@ -289,41 +289,39 @@ impl Confirms {
     }
 
     /// Stores the outcome of a publish. Returns whether it was unconfirmed.
+    #[inline]
     fn settle(
         &mut self,
         seq: u64,
         wake: &mut impl FnMut(Waker),
         outcome: impl FnOnce(Option<Box<Returned>>) -> Result<(), ConfirmError>,
     ) -> bool {
-        let observed = self.observers.is_some();
-        let index = seq.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
-        let Some(publish) = index.and_then(|index| self.ring.get_mut(index)) else { return false };
+        let Self { ring, first, outcomes, observers, failed, .. } = self;
+        let index = seq.checked_sub(*first).and_then(|index| usize::try_from(index).ok());
+        let Some(publish) = index.and_then(|index| ring.get_mut(index)) else { return false };
         if !matches!(publish.state, PublishState::Waiting(_) | PublishState::Unwatched) {
             return false;
         }
-        let size = publish.size;
         let outcome = outcome(publish.returned.take()).map_err(Box::new);
         match &outcome {
-            Ok(()) => self.outcomes.confirmed += 1,
-            Err(error) => self.outcomes.fail(error),
+            Ok(()) => outcomes.confirmed += 1,
+            Err(error) => {
+                outcomes.fail(error);
+                failed.get_or_insert_with(|| (**error).clone());
+            }
         }
-        let failure = outcome.as_ref().err().map(|error| (**error).clone());
-        let observed = observed.then(|| outcome.clone());
-        if let PublishState::Waiting(waker) = &mut publish.state {
-            let waker = waker.take();
-            publish.state = PublishState::Done(outcome);
-            waker.into_iter().for_each(wake);
-        } else {
-            publish.state = PublishState::Gone;
+        if let Some(observers) = observers {
+            observers.end(seq, outcome.clone());
+        }
+        let state = match publish.state {
+            PublishState::Waiting(_) => PublishState::Done(outcome),
+            _ => PublishState::Gone,
+        };
+        if let PublishState::Waiting(Some(waker)) = std::mem::replace(&mut publish.state, state) {
+            wake(waker);
         }
         self.outstanding -= 1;
-        self.bytes -= size;
-        if let (Some(observers), Some(outcome)) = (&mut self.observers, observed) {
-            observers.end(seq, outcome);
-        }
-        if let (Some(failure), None) = (failure, &self.failed) {
-            self.failed = Some(failure);
-        }
+        self.bytes -= publish.size;
         true
     }
 
@@ -333,20 +331,27 @@ impl Confirms {
     }
 
     /// Removes settled entries from the front.
+    #[inline]
     fn shrink(&mut self) {
         loop {
-            let impatient = self.ring.len() > SPILL_ABOVE;
-            match self.ring.front() {
-                Some(Publish { state: PublishState::Gone, .. }) => {}
-                Some(Publish { state: PublishState::Done(_), .. }) if impatient => {}
-                _ => return,
+            while let Some(Publish { state: PublishState::Gone, .. }) = self.ring.front() {
+                self.ring.pop_front();
+                self.first += 1;
             }
-            if let Some(Publish { state: PublishState::Done(outcome), .. }) = self.ring.pop_front()
-            {
-                self.left_over.insert(self.first, outcome);
+            if self.ring.len() <= SPILL_ABOVE || !self.spill() {
+                return;
             }
-            self.first += 1;
         }
+    }
+
+    /// Moves an outcome that nobody has asked for from the front to the map. Returns whether there was one at the front.
+    #[cold]
+    fn spill(&mut self) -> bool {
+        let Some(publish) = self.ring.front_mut() else { return false };
+        let PublishState::Done(outcome) = &mut publish.state else { return false };
+        self.left_over.insert(self.first, std::mem::replace(outcome, Ok(())));
+        publish.state = PublishState::Gone;
+        true
     }
 }
 
