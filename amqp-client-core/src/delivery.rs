@@ -243,6 +243,7 @@ impl Delivery {
             Some(_) => Settled::ChannelClosed,
             None => match self.settle_dropped() {
                 (true, how) => how,
+                (false, _) if self.channel.is_holding() => Settled::Held,
                 (false, _) if self.channel.is_open() => Settled::Elsewhere,
                 (false, _) => Settled::ChannelClosed,
             },

@@ -3,6 +3,7 @@
 mod basic;
 mod events;
 mod exchange;
+mod holding;
 mod intercepted;
 mod no_wait;
 mod publish;
@@ -384,7 +385,7 @@ impl Channel {
     /// Like [`give_back`](Self::give_back), by the delivery's tag.
     pub(crate) fn give_back_tag(&self, state: &mut State, delivery: DeliveryTag) {
         if let Ok((channel, mut protocol)) = self.both_sides(state) {
-            channel.tally.give_back(&mut protocol, delivery);
+            channel.give_back(&mut protocol, delivery);
             state.wake_driver();
         }
     }

@@ -164,6 +164,8 @@ pub enum Settled {
     },
     /// Dropped without being settled, so it is requeued.
     Dropped,
+    /// Dropped without being settled, and kept by its channel; see [`Channel::hold_until_closed`](crate::Channel::hold_until_closed).
+    Held,
     /// Dropped by a panic, and rejected.
     Panicked {
         /// The broker requeues it. Otherwise it drops or dead-letters it.

@@ -12,6 +12,7 @@ use amqp_proto::{
 use super::callbacks::OnClose;
 use super::confirms::Confirms;
 use super::counts::Tally;
+use super::holding::Holding;
 use super::line::{Line, Room, Ticket};
 use super::listeners::Listeners;
 use super::queues::{End, Queues};
@@ -46,6 +47,8 @@ pub(crate) struct ChannelState {
     pub(crate) queues: Queues,
     pub(crate) confirms: Confirms,
     pub(crate) confirming: bool,
+    /// What is dropped stays unsettled; see [`Channel::hold_until_closed`](crate::Channel::hold_until_closed).
+    pub(crate) holding: Option<Holding>,
     /// Deliveries up to this tag were requeued: the connection was lost, or the application requested it.
     pub(crate) stale: Arc<AtomicU64>,
     pub(crate) listeners: Listeners<ChannelEvent>,
@@ -81,6 +84,7 @@ impl ChannelState {
             queues: Queues::default(),
             confirms: Confirms::default(),
             confirming: false,
+            holding: None,
             stale: Arc::default(),
             listeners: Listeners::default(),
             on_close: OnClose::default(),
@@ -199,12 +203,14 @@ impl ChannelState {
                 *delivered_bytes = delivered_bytes.saturating_sub(freed);
                 // Recovery starts them again, like all others.
                 self.queues.iter_mut().for_each(|queue| queue.paused = false);
+                self.release_held();
                 self.stale.store(delivered.get(), Ordering::Release);
                 self.emit(&ChannelEvent::Interrupted(error), now, wake);
             }
             Event::Requeued { last } => {
                 let freed = self.queues.discard_up_to(last);
                 *delivered_bytes = delivered_bytes.saturating_sub(freed);
+                self.release_held();
                 self.stale.store(last.get(), Ordering::Release);
             }
             Event::ConsumerFailed { consumer, error } => {
@@ -251,7 +257,7 @@ impl ChannelState {
         mut wake: impl FnMut(Waker),
     ) {
         match self.queues.get(consumer) {
-            Some(queue) => {
+            Some(queue) if !queue.held => {
                 let bytes = delivery.size();
                 *delivered_bytes += bytes;
                 queue.bytes += bytes;
@@ -261,15 +267,16 @@ impl ChannelState {
                     wake(waker);
                 }
             }
+            _ if self.holding.is_some() => self.hold(!delivery.no_ack()),
             // The consumer's handle was dropped, and the cancel that it sent has no reply yet. The connection requeues most such
             // deliveries without passing them on. So none is counted.
-            None if !delivery.no_ack() => {
+            _ if !delivery.no_ack() => {
                 if let Ok(mut channel) = proto.channel(self.id) {
                     let requeue = Settlement::Nack { requeue: true };
                     let _closing = channel.settle_apart(delivery.delivery_tag(), requeue);
                 }
             }
-            None => {}
+            _ => {}
         }
     }
 

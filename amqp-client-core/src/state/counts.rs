@@ -205,7 +205,7 @@ impl State {
     ) {
         let mut open = channels.iter_mut().flatten().filter(|channel| channel.ended.is_none());
         match open.find(|channel| channel.id == id) {
-            Some(channel) => channel.tally.give_back_all(protocol),
+            Some(channel) => channel.give_back_all(protocol),
             None => protocol.requeue_all(),
         }
     }

@@ -129,7 +129,8 @@ impl State {
     fn next_laggard(&mut self, share: usize) -> Option<(u32, ConsumerId)> {
         let channels = (0..).zip(&mut self.channels);
         let channels = channels.filter_map(|(place, channel)| Some((place, channel.as_mut()?)));
-        let open = channels.filter(|(_, channel)| channel.ended.is_none());
+        // A pause cancels the consumer, which a channel that is holding must not do.
+        let open = channels.filter(|(_, own)| own.ended.is_none() && own.holding.is_none());
         let queues = open.flat_map(|(place, channel)| {
             channel.queues.iter_with_id().map(move |(id, queue)| (place, id, queue))
         });

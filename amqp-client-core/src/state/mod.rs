@@ -15,6 +15,7 @@ mod dispatch;
 #[cfg(test)]
 mod ends;
 mod health;
+mod holding;
 mod lag;
 mod line;
 mod listeners;
@@ -58,8 +59,8 @@ use std::time::{Duration, Instant};
 use amqp_proto::session::Session;
 use amqp_proto::uri::Endpoint;
 use amqp_proto::{
-    ChannelError, ChannelId, ConnectStep, ConnectionError, ConsumerId, Initiator, ReplyCode,
-    ShortStr,
+    ChannelError, ChannelId, ConnectStep, ConnectionError, ConsumerId, Delivery, Initiator,
+    ReplyCode, ShortStr,
 };
 
 use crate::channel::Handle;
@@ -419,7 +420,8 @@ impl State {
         let (mut unsettled, mut unconfirmed) = (0, 0);
         for channel in self.channels.iter().flatten().filter(|channel| channel.ended.is_none()) {
             unconfirmed += channel.confirms.outstanding();
-            unsettled += self.proto.channel(channel.id).map_or(0, |channel| channel.unsettled());
+            let all = self.proto.channel(channel.id).map_or(0, |channel| channel.unsettled());
+            unsettled += channel.in_use(all);
         }
         (unsettled, unconfirmed)
     }
@@ -429,7 +431,7 @@ impl State {
         let channels = self.channels.iter_mut().flatten();
         for channel in channels.filter(|channel| channel.ended.is_none()) {
             if let Ok(mut protocol) = self.proto.channel(channel.id) {
-                channel.tally.give_back_all(&mut protocol);
+                channel.give_back_all(&mut protocol);
             }
         }
     }
@@ -443,27 +445,22 @@ impl State {
             // The broker has requeued what it had delivered, and the number may belong to another channel.
             return 0;
         }
-        let id = channel.id;
         if channel.requests.starts(consumer) {
             return 0;
         }
+        let holds = channel.holding.is_some();
         let Some(queue) = channel.queues.get(consumer) else { return 0 };
         if queue.end.is_some() && queue.deliveries.is_empty() {
             return 0;
         }
         let waiter = queue.end(End::Cancelled);
+        queue.held = holds;
         let mut deliveries = VecDeque::new();
         let bytes = queue.take(&mut deliveries);
         self.delivered_bytes = self.delivered_bytes.saturating_sub(bytes);
         self.wake_driver();
         waiter.into_iter().for_each(|waker| self.wakes.push(waker));
-        let Some((channel, proto)) = self.channel_and_proto(place) else { return 0 };
-        if let Ok(mut protocol) = proto.channel(id) {
-            protocol.discard_consumer(consumer);
-            for delivery in deliveries.iter().filter(|delivery| !delivery.no_ack()) {
-                channel.tally.give_back(&mut protocol, delivery.delivery_tag());
-            }
-        }
+        self.end_consumer(place, consumer, true, &deliveries);
         deliveries.len()
     }
 
@@ -472,7 +469,7 @@ impl State {
         let Some(channel) = self.channel(place) else {
             return;
         };
-        let (id, over) = (channel.id, channel.ended.is_some());
+        let over = channel.ended.is_some();
         let Some(mut queue) = channel.queues.remove(consumer) else {
             return;
         };
@@ -489,14 +486,24 @@ impl State {
         if over {
             return;
         }
+        self.end_consumer(place, consumer, queue.end.is_none(), &queue.deliveries);
+    }
+
+    /// Cancels a consumer, if it `runs`, and requeues its deliveries. A channel that is holding does neither.
+    fn end_consumer(
+        &mut self,
+        place: u32,
+        consumer: ConsumerId,
+        runs: bool,
+        deliveries: &VecDeque<Delivery>,
+    ) {
         let Some((channel, proto)) = self.channel_and_proto(place) else { return };
-        if let Ok(mut protocol) = proto.channel(id) {
-            if queue.end.is_none() {
-                protocol.discard_consumer(consumer);
-            }
-            for delivery in queue.deliveries.iter().filter(|delivery| !delivery.no_ack()) {
-                channel.tally.give_back(&mut protocol, delivery.delivery_tag());
-            }
+        let Ok(mut protocol) = proto.channel(channel.id) else { return };
+        if runs && channel.holding.is_none() {
+            protocol.discard_consumer(consumer);
+        }
+        for delivery in deliveries.iter().filter(|delivery| !delivery.no_ack()) {
+            channel.give_back(&mut protocol, delivery.delivery_tag());
         }
     }
 }

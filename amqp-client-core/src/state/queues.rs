@@ -46,6 +46,8 @@ pub(crate) struct Queue {
     pub(crate) pausable: Option<bool>,
     /// Paused until it takes the deliveries that it holds.
     pub(crate) paused: bool,
+    /// Ended without a cancel. The channel holds what still arrives.
+    pub(crate) held: bool,
 }
 
 /// The way in which a consumer ended.

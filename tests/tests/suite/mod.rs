@@ -12,6 +12,7 @@ mod connections;
 mod consuming;
 mod counters;
 mod exchanges;
+mod holding;
 mod intercepting;
 mod logins;
 mod patterns;
@@ -90,6 +91,7 @@ pub(crate) fn trials(adapter: Adapter) -> Vec<Trial> {
         consuming::ALL,
         counters::ALL,
         exchanges::ALL,
+        holding::ALL,
         intercepting::ALL,
         logins::ALL,
         patterns::ALL,

@@ -20,9 +20,9 @@ use amqp_testkit::Proxy;
 use super::{World, assert_refused, behaviours, name, next, temporary};
 
 /// A connection through a proxy, and its events.
-struct Scene {
+pub(super) struct Scene {
     proxy: Proxy,
-    connection: Connection,
+    pub(super) connection: Connection,
     events: amqp_client_core::ConnectionEvents,
 }
 
@@ -33,7 +33,7 @@ fn endpoint(proxy: &Proxy) -> Endpoint {
 }
 
 impl Scene {
-    async fn set(world: &World) -> Result<Self> {
+    pub(super) async fn set(world: &World) -> Result<Self> {
         Self::set_with(world, |target| target).await
     }
 
@@ -77,7 +77,7 @@ impl Scene {
         Err("the connection is over".into())
     }
 
-    async fn cut(&mut self) -> Result<RecoveryReport> {
+    pub(super) async fn cut(&mut self) -> Result<RecoveryReport> {
         self.proxy.cut();
         self.recovered().await
     }
