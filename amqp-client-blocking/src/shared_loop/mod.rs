@@ -191,6 +191,8 @@ impl SharedLoop {
         let mut post = self.post();
         post.callers_lead = true;
         if let Some(work) = post.work.take() {
+            // A thread may wake before its turn. If it still followed, the loop could be left to it when it no longer waits.
+            post.followers.retain(|other| !Arc::ptr_eq(other, waiter));
             self.leader.store(this_thread(), Ordering::SeqCst);
             return Some(work);
         }

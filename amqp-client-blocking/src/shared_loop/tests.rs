@@ -305,3 +305,54 @@ fn the_thread_that_starts_a_loop_leads_it() -> io::Result<()> {
     }
     Ok(())
 }
+
+/// A thread that follows may wake for no reason and take the loop before the thread for which it was left. It is then no follower
+/// any more: if the loop were left to it later, nobody would run the loop.
+#[test]
+fn a_follower_that_takes_the_loop_follows_no_more() -> io::Result<()> {
+    KINDS.into_iter().try_for_each(a_follower_wakes_for_no_reason)
+}
+
+fn a_follower_wakes_for_no_reason(kind: Kind) -> io::Result<()> {
+    let (shared, _) = counted_loop(kind)?;
+    // This thread leads for long.
+    let work = loop {
+        if let Some(work) = shared.post().work.take() {
+            break work;
+        }
+        thread::yield_now();
+    };
+    let follower = |signal: &Arc<Signal>| {
+        let (shared, signal) = (shared.clone(), signal.clone());
+        thread::spawn(move || {
+            used(&shared);
+            poll_fn(|cx| signal.poll(cx)).wait();
+        })
+    };
+    let [first, second] = [(); 2].map(|()| Arc::<Signal>::default());
+    let slow = follower(&first);
+    until(|| shared.post().followers.len() == 1, "the first does not follow");
+    let hasty = follower(&second);
+    until(|| shared.post().followers.len() == 2, "the second does not follow");
+    until(|| shared.post().helper_waits, "the helper does not wait");
+    // The loop is left to the first, which is slow. Meanwhile, the second wakes for no reason.
+    let left_to = {
+        let mut post = shared.post();
+        post.work = Some(work);
+        post.followers.pop_front().expect("it follows")
+    };
+    hasty.thread().unpark();
+    until(|| shared.post().work.is_none(), "the second does not take the loop");
+    left_to.unpark();
+    until(
+        || shared.post().followers.iter().any(|other| Arc::ptr_eq(other, &left_to)),
+        "the first does not follow again",
+    );
+    // It leaves the loop to the first.
+    second.send();
+    hasty.join().expect("it does not panic");
+    until(|| shared.post().followers.is_empty(), "the loop is left to a thread that does not wait");
+    first.send();
+    slow.join().expect("it does not panic");
+    Ok(())
+}
