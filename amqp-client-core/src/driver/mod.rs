@@ -104,6 +104,7 @@ impl Drop for DriverGuard {
         let mut state = self.shared.lock();
         state.proto.handle_driver_gone();
         state.dispatch();
+        state.forget_driver();
     }
 }
 

@@ -17,6 +17,13 @@ impl State {
         }
     }
 
+    /// There is no driver any more. Its waker may hold a task or a descriptor, and handles may outlive it for long.
+    pub(crate) fn forget_driver(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            self.bury(driver);
+        }
+    }
+
     /// A gate of publishers has changed: all of them check it.
     pub(super) fn open_gates(&mut self) {
         let Self { gate, full, kept, channels, wakes, .. } = self;
