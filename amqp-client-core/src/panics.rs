@@ -8,7 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// the task that drives the connection for all of them.
 #[inline]
 pub(crate) fn contained(run: impl FnOnce()) {
-    let _panic = catch_unwind(AssertUnwindSafe(run));
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+        // The value of a panic is the user's, too. One that panics when it is dropped is not dropped again.
+        let _again = catch_unwind(AssertUnwindSafe(|| drop(panic))).map_err(std::mem::forget);
+    }
 }
 
 /// Returns the message of a panic, if it is a string.

@@ -356,3 +356,45 @@ fn a_follower_wakes_for_no_reason(kind: Kind) -> io::Result<()> {
     slow.join().expect("it does not panic");
     Ok(())
 }
+
+/// The value of a panic, which panics when it is dropped.
+struct PanicsAgain;
+
+impl Drop for PanicsAgain {
+    fn drop(&mut self) {
+        panic!("the value of a panic");
+    }
+}
+
+#[test]
+fn the_value_of_a_panic_may_panic_too() -> io::Result<()> {
+    for (kind, helper) in KINDS.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+        let drive = poll_fn(move |cx| {
+            if helper == (thread::current().name() == Some("amqp-io")) {
+                std::panic::panic_any(PanicsAgain);
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        });
+        let shared = loop_with(kind, drive)?;
+        used(&shared);
+        let caller = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                used(&shared);
+                while !shared.post().over && !helper {
+                    assert_eq!(pending::<()>().wait_timeout(Duration::from_millis(1)), None);
+                }
+            }
+        });
+        until(|| shared.post().over, "the loop is not over");
+        caller.join().expect("the panic is that of the loop");
+    }
+    // The helper lives on, too.
+    KINDS.into_iter().try_for_each(|kind| {
+        let (shared, turns) = counted_loop(kind)?;
+        shared.wake_by_ref();
+        until(|| turns.load(Ordering::SeqCst) > 0, "nobody runs the loop");
+        Ok(())
+    })
+}

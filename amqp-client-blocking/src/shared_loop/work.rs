@@ -100,5 +100,12 @@ impl Work {
 
 /// Runs something that may run code of the user's. Returns `None` if it panics, which the panic hook has reported.
 fn contained<T>(run: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(run)).ok()
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(output) => Some(output),
+        Err(panic) => {
+            // The value of a panic is the user's, too. One that panics when it is dropped is not dropped again.
+            let _again = catch_unwind(AssertUnwindSafe(|| drop(panic))).map_err(std::mem::forget);
+            None
+        }
+    }
 }
