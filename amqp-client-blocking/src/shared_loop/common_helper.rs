@@ -71,11 +71,11 @@ impl Helper for Place {
         let mut inbox = calls.inbox();
         let number = inbox.next;
         inbox.next += 1;
+        // It joins once. The helper may run the loop before this function returns, and has to be reachable by then.
+        let _joined = self.joined.set((calls.clone(), number));
         inbox.joined.push((number, Joined::new(shared.clone(), self.poll)));
         drop(inbox);
         calls.wake();
-        // It joins once.
-        let _joined = self.joined.set((calls, number));
         Ok(())
     }
 

@@ -174,9 +174,12 @@ impl SharedLoop {
         });
         let work = Work::new(registration, drive, Waker::from(shared.clone()));
         shared.post().work = Some(Box::new(work));
-        let joined = shared.helper.join(&shared);
-        // Without a helper, dropping the work ends the connection.
-        joined.inspect_err(|_| drop(shared.post().work.take()))?;
+        if let Err(error) = shared.helper.join(&shared) {
+            // Without a helper, dropping the work ends the connection. Values that are dropped with it may use the handles.
+            let work = shared.post().work.take();
+            drop(work);
+            return Err(error);
+        }
         // This thread usually waits for the handshake next, and should lead meanwhile.
         used(&shared);
         Ok(shared)
