@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -15,6 +15,9 @@ use crate::driver::{Drive, Reconnector, Timer};
 use crate::error::chain;
 use crate::login::Token;
 
+/// Boxed, so that a connection has no room for it while it is connected.
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Drives a connection in the background, over this transport and those that follow.
 pub(crate) fn run<R: Runtime>(
     mut drive: Drive<MaybeTls<R::Transport>, R::Timer>,
@@ -23,8 +26,14 @@ pub(crate) fn run<R: Runtime>(
 ) -> io::Result<()> {
     R::drive(registration, async move {
         (&mut drive).await;
-        if let Some(reconnector) = drive.into_reconnector() {
+        let Some(reconnector) = drive.into_reconnector() else { return };
+        if target.token_source.is_some() {
+            // The source is code of the user's, and may block.
             R::spawn(reconnect::<R>(reconnector, target));
+        } else {
+            // Where tasks are threads, an outage would otherwise cost one for each of thousands of connections.
+            let reconnects: Task = Box::pin(reconnect::<R>(reconnector, target));
+            reconnects.await;
         }
     })
 }
