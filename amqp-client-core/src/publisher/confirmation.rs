@@ -91,8 +91,11 @@ impl Future for Confirmation {
         let Some(seq) = self.seq else {
             return Poll::Pending;
         };
-        let outcome =
-            self.channel.poll_state(cx, |state, task| state.confirms.poll(seq.get(), task));
+        // With many messages in flight, the outcome of the oldest is often known, and no waker is needed.
+        let outcome = match self.channel.with_state(|state| state.confirms.take(seq.get())) {
+            Some(outcome) => Poll::Ready(outcome),
+            None => self.channel.poll_state(cx, |state, task| state.confirms.poll(seq.get(), task)),
+        };
         if let Poll::Ready(outcome) = outcome {
             self.seq = None;
             self.deadline = None;

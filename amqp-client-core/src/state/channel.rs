@@ -284,9 +284,13 @@ impl ChannelState {
     #[inline]
     pub(crate) fn has_room(&self, window: Window, size: usize, ticket: Option<Ticket>) -> bool {
         let (messages, bytes) = (self.confirms.outstanding(), self.confirms.bytes());
-        if !window.has_room(messages, bytes, size) {
-            return false;
-        }
+        let room = window.has_room(messages, bytes, size);
+        room && (self.windows.is_empty() || self.has_turn(window, size, ticket))
+    }
+
+    /// Returns whether it is the turn of the future with that ticket, and the message fits behind those that go first.
+    fn has_turn(&self, window: Window, size: usize, ticket: Option<Ticket>) -> bool {
+        let (messages, bytes) = (self.confirms.outstanding(), self.confirms.bytes());
         let Some((_, line)) = self.windows.iter().find(|(of, _)| *of == window) else {
             return true;
         };

@@ -253,23 +253,26 @@ impl Confirms {
 
     /// Polls for the outcome of a publish.
     pub(crate) fn poll(&mut self, seq: u64, task: &mut Task<'_>) -> Poll<Result<(), ConfirmError>> {
-        let Some(publish) = self.get(seq) else {
-            let left_over = self.left_over.remove(&seq);
-            return left_over.map_or(Poll::Pending, |outcome| Poll::Ready(unboxed(outcome)));
-        };
-        match &mut publish.state {
-            PublishState::Waiting(current) => {
-                task.register(current);
-                Poll::Pending
-            }
-            PublishState::Done(outcome) => {
-                let outcome = std::mem::replace(outcome, Ok(()));
-                publish.state = PublishState::Gone;
-                self.shrink();
-                Poll::Ready(unboxed(outcome))
-            }
-            PublishState::Unwatched | PublishState::Gone => Poll::Pending,
+        if let Some(outcome) = self.take(seq) {
+            return Poll::Ready(outcome);
         }
+        if let Some(Publish { state: PublishState::Waiting(current), .. }) = self.get(seq) {
+            task.register(current);
+        }
+        Poll::Pending
+    }
+
+    /// Takes the outcome of a publish, if it is known.
+    #[inline]
+    pub(crate) fn take(&mut self, seq: u64) -> Option<Result<(), ConfirmError>> {
+        let Some(publish) = self.get(seq) else {
+            return self.left_over.remove(&seq).map(unboxed);
+        };
+        let PublishState::Done(outcome) = &mut publish.state else { return None };
+        let outcome = std::mem::replace(outcome, Ok(()));
+        publish.state = PublishState::Gone;
+        self.shrink();
+        Some(unboxed(outcome))
     }
 
     /// Nobody wants to know any more. Returns the waker, to be dropped behind the lock.
