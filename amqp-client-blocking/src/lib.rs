@@ -45,7 +45,8 @@
 //!
 //! A sink (the logger or subscriber that receives the lines) runs on the thread on which the event happens, outside the client's
 //! locks. It may use handles of the connection, and may panic. While it blocks, the connection waits, and if
-//! the sink runs on the helper thread, so do all connections for which no thread waits.
+//! the sink runs on the helper thread, so do all connections for which no thread waits. So it must not wait for the result of a
+//! request, not even of another connection: that may be one of those, and then the sink waits forever.
 //!
 //! ```text
 //! WARN amqp_client: connection 1 (orders): connection lost: the peer disconnected without closing the connection; ...

@@ -60,8 +60,9 @@ pub use pcap::Pcap;
 /// Sees the frames of a connection. Set it with [`Target::tap`](crate::Target::tap) or [`Config::tap`](crate::Config::tap).
 ///
 /// The task of the connection calls these methods, without a lock. A method that blocks delays this connection. A tap can be
-/// used by several connections at the same time. It can use handles of the connection, but it must not wait for their results. A
-/// panic does not harm the connection: it is caught, and the tap misses that call.
+/// used by several connections at the same time. It can use handles, but it must not wait for their results, not even for those of
+/// another connection: on threads, the thread that calls the tap may be the only one that would bring them. A panic does not harm
+/// the connection: it is caught, and the tap misses that call.
 ///
 /// ```
 /// # use amqp_client_core as amqp_client_tokio;
