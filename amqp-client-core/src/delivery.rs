@@ -242,8 +242,12 @@ impl Delivery {
             Some(how) if self.channel.is_open() => how,
             Some(_) => Settled::ChannelClosed,
             None => match self.settle_dropped() {
+                (true, Settled::Dropped | Settled::Panicked { requeue: true })
+                    if self.channel.is_holding() =>
+                {
+                    Settled::Held
+                }
                 (true, how) => how,
-                (false, _) if self.channel.is_holding() => Settled::Held,
                 (false, _) if self.channel.is_open() => Settled::Elsewhere,
                 (false, _) => Settled::ChannelClosed,
             },

@@ -211,14 +211,16 @@ impl Channel {
     }
 
     /// Settles a delivery that the application did not settle. A transaction has no influence on this.
-    /// Returns whether it did: not if the channel is closed or holding, or the delivery was settled by a later `ack_up_to`.
+    /// Returns whether it did: not if the channel is closed, or the delivery was settled by a later `ack_up_to`. A channel that is
+    /// holding does not requeue.
     pub(crate) fn settle_apart(&self, tag: DeliveryTag, settlement: Settlement) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;
         let Ok((channel, mut protocol)) = self.both_sides(state) else { return false };
-        if channel.holding.is_some() {
-            channel.hold(true);
-            return false;
+        use Settlement::{Nack, Reject};
+        let requeues = matches!(settlement, Nack { requeue: true } | Reject { requeue: true });
+        if channel.holding && requeues {
+            return protocol.hold(tag).is_ok();
         }
         let settled = protocol.settle_apart(tag, settlement).is_ok();
         if settled && channel.tally.settled(tag, settlement) {

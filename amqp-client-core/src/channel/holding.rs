@@ -37,17 +37,17 @@ impl Channel {
     ///
     /// Call it before you consume; it cannot be undone. Set a prefetch limit: the broker goes on delivering to a consumer that was
     /// dropped until the limit is reached, and nobody gets these messages before the channel is closed. What you call
-    /// yourself still works: `nack`, `reject`, `cancel`, `basic_recover`. A consumer of such a channel is never
+    /// yourself still works: `nack`, `reject`, `cancel`, `basic_recover`. `ack_up_to` and `nack_up_to` leave out what is held. A consumer of such a channel is never
     /// [paused](crate::Consumer#consumers-that-lag). The future of a `basic_consume` that is dropped before its reply still cancels
     /// the consumer.
     pub fn hold_until_closed(&self) {
         if let Some(channel) = self.lock().channel(self.place()) {
-            channel.begin_holding();
+            channel.holding = true;
         }
     }
 
     /// Returns whether [`hold_until_closed`](Self::hold_until_closed) was called.
     pub(crate) fn is_holding(&self) -> bool {
-        self.lock().channel(self.place()).is_some_and(|channel| channel.holding.is_some())
+        self.lock().channel(self.place()).is_some_and(|channel| channel.holding)
     }
 }

@@ -3,16 +3,15 @@ use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Instant;
 
-use amqp_proto::session::Session;
+use amqp_proto::session::{Session, SessionChannel};
 use amqp_proto::{
     ChannelError, ChannelEvent as Event, ChannelId, ConnectionError, ConsumerId, Delivery,
-    GetReply, Reply, Settlement,
+    DeliveryTag, GetReply, Reply, Settlement,
 };
 
 use super::callbacks::OnClose;
 use super::confirms::Confirms;
 use super::counts::Tally;
-use super::holding::Holding;
 use super::line::{Line, Room, Ticket};
 use super::listeners::Listeners;
 use super::queues::{End, Queues};
@@ -48,7 +47,7 @@ pub(crate) struct ChannelState {
     pub(crate) confirms: Confirms,
     pub(crate) confirming: bool,
     /// What is dropped stays unsettled; see [`Channel::hold_until_closed`](crate::Channel::hold_until_closed).
-    pub(crate) holding: Option<Holding>,
+    pub(crate) holding: bool,
     /// Deliveries up to this tag were requeued: the connection was lost, or the application requested it.
     pub(crate) stale: Arc<AtomicU64>,
     pub(crate) listeners: Listeners<ChannelEvent>,
@@ -84,7 +83,7 @@ impl ChannelState {
             queues: Queues::default(),
             confirms: Confirms::default(),
             confirming: false,
-            holding: None,
+            holding: false,
             stale: Arc::default(),
             listeners: Listeners::default(),
             on_close: OnClose::default(),
@@ -203,14 +202,12 @@ impl ChannelState {
                 *delivered_bytes = delivered_bytes.saturating_sub(freed);
                 // Recovery starts them again, like all others.
                 self.queues.iter_mut().for_each(|queue| queue.paused = false);
-                self.release_held();
                 self.stale.store(delivered.get(), Ordering::Release);
                 self.emit(&ChannelEvent::Interrupted(error), now, wake);
             }
             Event::Requeued { last } => {
                 let freed = self.queues.discard_up_to(last);
                 *delivered_bytes = delivered_bytes.saturating_sub(freed);
-                self.release_held();
                 self.stale.store(last.get(), Ordering::Release);
             }
             Event::ConsumerFailed { consumer, error } => {
@@ -267,16 +264,36 @@ impl ChannelState {
                     wake(waker);
                 }
             }
-            _ if self.holding.is_some() => self.hold(!delivery.no_ack()),
             // The consumer's handle was dropped, and the cancel that it sent has no reply yet. The connection requeues most such
             // deliveries without passing them on. So none is counted.
             _ if !delivery.no_ack() => {
                 if let Ok(mut channel) = proto.channel(self.id) {
+                    let tag = delivery.delivery_tag();
                     let requeue = Settlement::Nack { requeue: true };
-                    let _closing = channel.settle_apart(delivery.delivery_tag(), requeue);
+                    let _closing = match self.holding {
+                        true => channel.hold(tag),
+                        false => channel.settle_apart(tag, requeue),
+                    };
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Requeues a delivery that the application has not taken, or holds it.
+    pub(crate) fn give_back(&mut self, protocol: &mut SessionChannel<'_>, tag: DeliveryTag) {
+        if self.holding {
+            // It fails only for deliveries that are settled already.
+            let _settled = protocol.hold(tag);
+        } else {
+            self.tally.give_back(protocol, tag);
+        }
+    }
+
+    /// Requeues all unsettled deliveries of a channel that is about to be closed, unless the close is to do that.
+    pub(super) fn give_back_all(&mut self, protocol: &mut SessionChannel<'_>) {
+        if !self.holding {
+            self.tally.give_back_all(protocol);
         }
     }
 

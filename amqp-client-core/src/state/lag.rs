@@ -130,7 +130,7 @@ impl State {
         let channels = (0..).zip(&mut self.channels);
         let channels = channels.filter_map(|(place, channel)| Some((place, channel.as_mut()?)));
         // A pause cancels the consumer, which a channel that is holding must not do.
-        let open = channels.filter(|(_, own)| own.ended.is_none() && own.holding.is_none());
+        let open = channels.filter(|(_, own)| own.ended.is_none() && !own.holding);
         let queues = open.flat_map(|(place, channel)| {
             channel.queues.iter_with_id().map(move |(id, queue)| (place, id, queue))
         });

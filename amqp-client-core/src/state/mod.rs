@@ -15,7 +15,6 @@ mod dispatch;
 #[cfg(test)]
 mod ends;
 mod health;
-mod holding;
 mod lag;
 mod line;
 mod listeners;
@@ -420,8 +419,7 @@ impl State {
         let (mut unsettled, mut unconfirmed) = (0, 0);
         for channel in self.channels.iter().flatten().filter(|channel| channel.ended.is_none()) {
             unconfirmed += channel.confirms.outstanding();
-            let all = self.proto.channel(channel.id).map_or(0, |channel| channel.unsettled());
-            unsettled += channel.in_use(all);
+            unsettled += self.proto.channel(channel.id).map_or(0, |channel| channel.unsettled());
         }
         (unsettled, unconfirmed)
     }
@@ -448,7 +446,7 @@ impl State {
         if channel.requests.starts(consumer) {
             return 0;
         }
-        let holds = channel.holding.is_some();
+        let holds = channel.holding;
         let Some(queue) = channel.queues.get(consumer) else { return 0 };
         if queue.end.is_some() && queue.deliveries.is_empty() {
             return 0;
@@ -499,7 +497,7 @@ impl State {
     ) {
         let Some((channel, proto)) = self.channel_and_proto(place) else { return };
         let Ok(mut protocol) = proto.channel(channel.id) else { return };
-        if runs && channel.holding.is_none() {
+        if runs && !channel.holding {
             protocol.discard_consumer(consumer);
         }
         for delivery in deliveries.iter().filter(|delivery| !delivery.no_ack()) {

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::acks::Settlement;
+use super::held::HeldDelivery;
 use super::requests::{Effect, Pending};
 use super::state::{ChannelState, Mode, Phase};
 use crate::method::{
@@ -293,6 +294,25 @@ impl Channel<'_> {
         let of_stream = self.state.held.is_of_stream(delivery);
         let settlement = if of_stream { Settlement::Ack } else { settlement };
         Ok(self.state.settle_apart(self.outbound, delivery, settlement)?)
+    }
+
+    /// Leaves a delivery unacknowledged until the channel is closed: then the peer requeues it. Like deliveries that are
+    /// [held](crate::Oversized::Hold), it can still be settled by its tag, but [`ack_up_to`](Self::ack_up_to) and
+    /// [`nack_up_to`](Self::nack_up_to) leave it out, and it does not count as [unsettled](Self::unsettled).
+    ///
+    /// # Errors
+    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
+    pub fn hold(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
+        self.check_open()?;
+        let ChannelState { held, unsettled, .. } = &mut *self.state;
+        if !unsettled.is_waiting(delivery.get()) {
+            return Err(Misuse::UnknownDelivery(delivery.get()).into());
+        }
+        let of_stream = held.is_of_stream(delivery);
+        let held_for_good =
+            HeldDelivery { tag: delivery.get(), consumer: None, of_stream, requeue: false };
+        held.add(held_for_good, unsettled);
+        Ok(())
     }
 
     /// Requeues all unacknowledged deliveries, including those in flight, with [`nack`](Self::nack). Use this for a channel that is

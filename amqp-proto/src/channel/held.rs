@@ -1,4 +1,4 @@
-//! The list of deliveries that stay unacknowledged because the application never got them.
+//! The list of deliveries that stay unacknowledged because the application never got them, or has given them up.
 
 use alloc::collections::VecDeque;
 
@@ -6,8 +6,8 @@ use super::acks::Unsettled;
 use crate::{ConsumerId, DeliveryTag};
 
 /// Deliveries that stay unacknowledged because the application never got them: for good
-/// ([`Oversized::Hold`](crate::Oversized::Hold)), or until the next requeue ([`Oversized::Requeue`](crate::Oversized::Requeue)).
-/// Oldest first; some may have been settled since, by their tags.
+/// ([`Oversized::Hold`](crate::Oversized::Hold)), or until the next requeue ([`Oversized::Requeue`](crate::Oversized::Requeue)). Or it
+/// has given them up ([`Channel::hold`](crate::Channel::hold)). Oldest first; some may have been settled since, by their tags.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     pub(super) deliveries: VecDeque<HeldDelivery>,
@@ -18,7 +18,7 @@ pub(super) struct Held {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HeldDelivery {
     pub(super) tag: u64,
-    /// `basic.get` has none.
+    /// The consumer with whose end it is requeued, if there is one.
     pub(super) consumer: Option<ConsumerId>,
     /// A stream takes nothing back: the delivery can only be acknowledged.
     pub(super) of_stream: bool,
@@ -59,11 +59,16 @@ impl Held {
             self.forget_settled(unsettled);
             self.crowded = 2 * self.deliveries.len();
         }
-        // Only a peer that counts backwards after a `basic.recover` gets here; then the older deliveries are settled.
-        while self.deliveries.back().is_some_and(|last| last.tag >= delivery.tag) {
-            self.deliveries.pop_back();
+        let place = self.deliveries.partition_point(|held| held.tag < delivery.tag);
+        // A peer may count backwards after a `basic.recover`. Then the deliveries of higher numbers are settled.
+        while self
+            .deliveries
+            .get(place)
+            .is_some_and(|next| next.tag == delivery.tag || !unsettled.may_wait(next.tag))
+        {
+            self.deliveries.remove(place);
         }
-        self.deliveries.push_back(delivery);
+        self.deliveries.insert(place, delivery);
     }
 
     pub(super) fn forget_settled(&mut self, unsettled: &Unsettled) {

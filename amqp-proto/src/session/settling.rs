@@ -113,6 +113,18 @@ impl SessionChannel<'_> {
         Ok(())
     }
 
+    /// Leaves a delivery unacknowledged until the channel is closed; see [`Channel::hold`](crate::Channel::hold). A delivery of a
+    /// stream is acknowledged instead.
+    ///
+    /// # Errors
+    /// [`CommandError`], if the delivery is not waiting for an acknowledgement.
+    pub fn hold(&mut self, delivery: DeliveryTag) -> Result<(), CommandError> {
+        if self.record.streams.holds(delivery) {
+            return self.settle_apart(delivery, Settlement::Ack);
+        }
+        self.act(delivery, true, |channel, tag| channel.hold(tag))
+    }
+
     /// Requeues all unacknowledged deliveries; see [`Channel::requeue_all`](crate::Channel::requeue_all).
     pub fn requeue_all(&mut self) {
         if self.may_read_streams() {

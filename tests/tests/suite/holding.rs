@@ -2,7 +2,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use amqp_client_core::{
-    Channel, ConsumeOptions, Consumer, Message, Queue, QueueOptions, QueueType,
+    Channel, ConsumeOptions, Consumer, Message, OnPanic, Queue, QueueOptions, QueueType,
 };
 use futures_util::future::{FutureExt as _, join};
 
@@ -75,6 +75,51 @@ behaviours! {
         assert!(consumer.next().now_or_never().is_none(), "it was requeued");
         holding.close().await?;
         queue.delete().await?;
+    }
+
+    async fn what_is_held_is_not_acknowledged_by_later_deliveries(world) {
+        let queue = numbered(&world).await?;
+        let holding = world.connection().await?.open_channel().await?;
+        holding.hold_until_closed();
+        let mut consumer = consume(&holding, &queue, PREFETCH).await?;
+        let mut taken = Vec::new();
+        for _ in 0..PREFETCH {
+            taken.push(next(&mut consumer).await?);
+        }
+        // 3, 1: out of order. 0, 2 and 4 are acknowledged.
+        drop(taken.remove(3));
+        drop(taken.remove(1));
+        taken.pop().ok_or("none")?.ack_up_to()?;
+        // These were acknowledged with it, so dropping them holds nothing.
+        drop(taken);
+        assert_eq!(holding.unsettled(), 2);
+        holding.close().await?;
+        let mut second = consume(queue.channel(), &queue, 1).await?;
+        expect(&mut second, [1, 3].into_iter().chain(5..COUNT)).await?;
+        queue.delete().await?;
+    }
+
+    async fn a_delivery_whose_handler_panics_is_rejected_if_that_was_asked_for(world) {
+        let queue = numbered(&world).await?;
+        let holding = world.connection().await?.open_channel().await?;
+        holding.hold_until_closed();
+        let consumer = consume(&holding, &queue, 1).await?.on_panic(OnPanic::Reject);
+        let mut first = true;
+        let handled = consumer.for_each_concurrent(1, |delivery| {
+            let panics = std::mem::take(&mut first);
+            async move {
+                assert!(!panics, "the first one panics");
+                let _acknowledged = delivery.ack();
+            }
+        });
+        let (handled, deleted) = join(handled, async {
+            // All but the first were acknowledged, and that one was rejected.
+            while queue.channel().queue_declare_passive(queue.name()).await?.message_count() > 0 {}
+            while holding.unsettled() > 0 {}
+            queue.channel().queue_delete(queue.name()).await
+        }).await;
+        let _cancelled = handled;
+        deleted?;
     }
 
     async fn a_shutdown_finishes_what_was_taken_and_leaves_the_rest_in_its_order(world) {
