@@ -7,8 +7,8 @@ impl Channel {
     /// cancelled, and the deliveries that it has not taken are requeued; [`shutdown`](crate::Connection::shutdown) does the same
     /// with all consumers. Each message that is requeued in this way comes after those that another consumer got meanwhile.
     ///
-    /// With this, none of these sends anything. The broker keeps the messages for this channel. When the channel or the connection is
-    /// closed, the broker requeues all of them at once, in their order. So the next consumer of a queue with a
+    /// With this, none of these sends anything, and the broker keeps the messages for this channel. When the channel or the connection
+    /// is closed, the broker requeues all of them at once, in their order. So the next consumer of a queue with a
     /// [single active consumer](crate::QueueOptions::single_active_consumer) begins where this one ended.
     ///
     /// ```no_run
@@ -36,8 +36,10 @@ impl Channel {
     /// ```
     ///
     /// Call it before you consume; it cannot be undone. Set a prefetch limit: the broker goes on delivering to a consumer that was
-    /// dropped until the limit is reached, and nobody gets these messages before the channel is closed. What you call
-    /// yourself still works: `nack`, `reject`, `cancel`, `basic_recover`. `ack_up_to` and `nack_up_to` leave out what is held. A consumer of such a channel is never
+    /// dropped until the limit is reached, and nobody gets these messages before the channel is closed.
+    ///
+    /// What you call yourself still works: `nack`, `reject`, `cancel`, `basic_recover`. `ack_up_to` and `nack_up_to` leave out what is
+    /// held. [`OnPanic::Reject`](crate::OnPanic::Reject) still rejects. A consumer of such a channel is never
     /// [paused](crate::Consumer#consumers-that-lag). The future of a `basic_consume` that is dropped before its reply still cancels
     /// the consumer.
     pub fn hold_until_closed(&self) {
