@@ -315,13 +315,16 @@ fn a_follower_that_takes_the_loop_follows_no_more() -> io::Result<()> {
 
 fn a_follower_wakes_for_no_reason(kind: Kind) -> io::Result<()> {
     let (shared, _) = counted_loop(kind)?;
-    // This thread leads for long.
-    let work = loop {
-        if let Some(work) = shared.post().work.take() {
-            break work;
-        }
-        thread::yield_now();
-    };
+    // This thread leads for long. If the helper was faster, it leaves the loop to a caller that waits.
+    let mut work = None;
+    until(
+        || {
+            assert_eq!(pending::<()>().wait_timeout(Duration::from_millis(1)), None);
+            work = shared.post().work.take();
+            work.is_some()
+        },
+        "the helper keeps the loop",
+    );
     let follower = |signal: &Arc<Signal>| {
         let (shared, signal) = (shared.clone(), signal.clone());
         thread::spawn(move || {
@@ -338,7 +341,7 @@ fn a_follower_wakes_for_no_reason(kind: Kind) -> io::Result<()> {
     // The loop is left to the first, which is slow. Meanwhile, the second wakes for no reason.
     let left_to = {
         let mut post = shared.post();
-        post.work = Some(work);
+        post.work = work;
         post.followers.pop_front().expect("it follows")
     };
     hasty.thread().unpark();
