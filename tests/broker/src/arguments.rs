@@ -5,6 +5,7 @@ use std::time::Duration;
 use amqp_proto::method::{BasicConsume, QueueDeclare};
 use amqp_proto::{FieldTable, ShortStr, Value};
 
+use crate::delayed_retry::DelayedRetry;
 use crate::fault::Fault;
 use crate::name::Name;
 
@@ -20,7 +21,8 @@ pub(crate) struct Limits {
     pub(crate) dead_letter_routing_key: Option<ShortStr>,
     pub(crate) max_priority: Option<u8>,
     pub(crate) single_active: bool,
-    pub(crate) delivery_limit: Option<u32>,
+    pub(crate) delivery_limit: Option<i64>,
+    pub(crate) delayed_retry: Option<DelayedRetry>,
     /// Messages stay, and each consumer has its own position.
     pub(crate) is_stream: bool,
     /// A quorum queue: deliveries contain the number of times that a message was requeued.
@@ -76,6 +78,7 @@ impl Limits {
         let mut limits = Self {
             is_stream: kind == Kind::Stream,
             counts_deliveries: kind == Kind::Quorum,
+            delayed_retry: DelayedRetry::parse(arguments).filter(|_| rabbitmq_4_3),
             ..Self::default()
         };
         for (argument, value) in arguments {
@@ -148,8 +151,7 @@ impl Limits {
                 self.max_priority =
                     Some(priority.map_err(|_| format!("{{max_value_exceeded,{number}}}"))?);
             }
-            // A negative limit is none.
-            b"x-delivery-limit" => self.delivery_limit = u32::try_from(integer(value)?).ok(),
+            b"x-delivery-limit" => self.delivery_limit = Some(integer(value)?),
             b"x-dead-letter-exchange" => self.dead_letter_exchange = name_of(value),
             b"x-dead-letter-routing-key" => {
                 self.dead_letter_routing_key =

@@ -18,6 +18,7 @@ use crate::message::Message;
 use crate::name::Name;
 use crate::observe::Note;
 use crate::queue::Queue;
+use crate::requeue::Requeue;
 use crate::{Options, SessionId, login};
 
 /// The broker as a state machine: no I/O, no threads, and time as an argument.
@@ -496,7 +497,7 @@ impl Engine {
             self.remove_consumer(at, tag, &consumer.queue);
         }
         for unacked in state.into_unacked() {
-            self.requeue(&unacked.queue, unacked.message, true);
+            self.requeue(&unacked.queue, unacked.message, Requeue::Abandoned);
         }
     }
 

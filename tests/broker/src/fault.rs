@@ -46,6 +46,16 @@ impl Fault {
         Self::channel(ReplyCode::RESOURCE_LOCKED, text)
     }
 
+    /// A request for one message of a quorum queue with a single active consumer.
+    pub(crate) fn single_active(name: &Name, rabbitmq_4_3: bool) -> Self {
+        let kind = if rabbitmq_4_3 { "<<\"quorum\">>" } else { "quorum" };
+        let text = format!(
+            "cannot obtain access to locked queue {name}. basic.get operations are not supported by {kind} queues with \
+             single active consumer"
+        );
+        Self::channel(ReplyCode::RESOURCE_LOCKED, text)
+    }
+
     pub(crate) fn reserved(kind: &str, name: &Name) -> Self {
         let text = format!("{kind} name '{}' contains reserved prefix 'amq.*'", name.text);
         Self::channel(ReplyCode::ACCESS_REFUSED, text)

@@ -29,6 +29,7 @@ mod channel;
 mod choices;
 mod confirms;
 mod deaths;
+mod delayed_retry;
 mod direct_reply;
 mod engine;
 mod exchange;
@@ -43,7 +44,9 @@ mod options;
 mod pipe;
 mod queue;
 mod requests;
+mod requeue;
 mod server;
+mod single_active;
 mod stream;
 mod view;
 

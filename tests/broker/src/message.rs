@@ -19,7 +19,11 @@ pub(crate) struct Message {
     pub(crate) body: Bytes,
     pub(crate) redelivered: bool,
     /// Number of times that it was requeued, as far as that [counts](crate::Options::rabbitmq_4_3).
-    pub(crate) returns: u32,
+    pub(crate) delivery_count: u32,
+    /// Number of times that it was requeued.
+    pub(crate) acquired_count: u32,
+    /// Its place among the requeued messages of a quorum queue, which are delivered before all others.
+    pub(crate) returned: Option<u64>,
     pub(crate) arrived: Instant,
     pub(crate) expires_at: Option<Instant>,
     pub(crate) priority: u8,
@@ -103,18 +107,22 @@ impl Message {
         FieldTable::from_entries(entries.into_iter().chain(expiration))
     }
 
-    /// The properties that a delivery carries: with the deaths of the message, and with one more header.
-    pub(crate) fn properties_with(&self, more: Option<(&str, i64)>) -> RawProperties {
+    /// The properties that a delivery carries: with the deaths of the message, and with more headers.
+    pub(crate) fn properties_with<'a>(
+        &self,
+        more: impl IntoIterator<Item = (&'a str, i64)>,
+    ) -> RawProperties {
         let deaths = self.deaths.header().map(|deaths| ("x-death", Value::from(deaths)));
-        let more = more.map(|(name, value)| (name, Value::from(value)));
-        if deaths.is_none() && more.is_none() {
+        let more = more.into_iter().map(|(name, value)| (name, Value::from(value)));
+        let more: Vec<_> = deaths.into_iter().chain(more).collect();
+        if more.is_empty() {
             return self.properties.clone();
         }
         // Properties that the broker cannot read are forwarded unchanged.
         let Ok(mut properties) = self.properties.decode() else { return self.properties.clone() };
         let mut headers = properties.headers.take().unwrap_or_default();
         // The headers stay as they are if they cannot take more.
-        let _full = headers.extend(deaths.into_iter().chain(more));
+        let _full = headers.extend(more);
         properties.headers = Some(headers);
         RawProperties::from(&properties)
     }

@@ -16,12 +16,10 @@ use crate::name::Name;
 use crate::observe::{Note, Verdict};
 use crate::queue::Queue;
 use crate::requests::delivered_properties;
+use crate::requeue::Requeue;
 
 /// Number of bytes that may wait for a client before it gets no more deliveries.
 const HIGH_WATER: usize = 1024 * 1024;
-
-/// RabbitMQ: failed deliveries of a message by a quorum queue (4.0 and later), unless the queue is declared otherwise.
-const DELIVERY_LIMIT: u32 = 20;
 
 impl Engine {
     /// A client has published.
@@ -155,7 +153,9 @@ impl Engine {
             properties,
             body,
             redelivered: false,
-            returns: 0,
+            delivery_count: 0,
+            acquired_count: 0,
+            returned: None,
             arrived: self.now,
             expires_at: None,
             published_by: None,
@@ -224,7 +224,7 @@ impl Engine {
     }
 
     /// Drops the oldest messages of a queue that has too many, if it is not one that rather refuses new ones.
-    fn drop_head(&mut self, name: &Name) {
+    pub(crate) fn drop_head(&mut self, name: &Name) {
         let drops =
             |queue: &&mut Queue| queue.limits.overflow == Overflow::DropHead && queue.overflows();
         while let Some(queue) = self.queues.get_mut(name).filter(drops) {
@@ -233,33 +233,11 @@ impl Engine {
         }
     }
 
-    /// Requeues a message, because its delivery failed or no consumer accepted it.
-    pub(crate) fn requeue(&mut self, name: &Name, mut message: Message, failed: bool) {
-        message.redelivered = true;
-        let Some(queue) = self.queues.get_mut(name) else { return };
-        if queue.limits.is_stream {
-            // It is there still.
-            return;
-        }
-        let counts_failures = self.options.rabbitmq_4_3 && queue.limits.counts_deliveries;
-        message.returns += u32::from(failed || !counts_failures);
-        let default = counts_failures.then_some(DELIVERY_LIMIT);
-        let limit = queue.limits.delivery_limit.or(default);
-        if limit.is_some_and(|limit| message.returns > limit) {
-            self.note(|| Note::LimitReached { body: message.body.clone() });
-            self.bury(name, message, Death::DeliveryLimit);
-            return;
-        }
-        queue.put(message);
-        self.dirty.insert(name.clone());
-        self.drop_head(name);
-    }
-
     /// A message has died in a queue: it goes to the dead-letter exchange, if there is one.
     ///
     /// It may die at once where it goes, and again, through thousands of queues. So the dead wait in line, and only the first
     /// caller sees to them: the stack does not grow with the way of a message.
-    fn bury(&mut self, name: &Name, message: Message, death: Death) {
+    pub(crate) fn bury(&mut self, name: &Name, message: Message, death: Death) {
         self.dead.push_back((name.clone(), message, death));
         if self.burying {
             return;
@@ -296,6 +274,7 @@ impl Engine {
         let due: Vec<_> = due.map(|(name, _)| name.clone()).collect();
         for name in due {
             self.expire_queue(&name);
+            self.release_delayed(&name);
             let unused = self.queues.get(&name).is_some_and(|queue| {
                 let expires = queue.limits.expires.filter(|_| queue.consumers.is_empty());
                 let gone = expires.and_then(|expires| queue.last_used.checked_add(expires));
@@ -324,10 +303,11 @@ impl Engine {
             return self.deliver_stream(name);
         }
         self.expire_queue(name);
+        let rabbitmq_4_3 = self.options.rabbitmq_4_3;
         while let Some((index, at, tag, no_ack)) = self.next_consumer(name) {
             let Some(queue) = self.queues.get_mut(name) else { return };
             let Some(message) = queue.messages.pop_front() else { return };
-            let properties = delivered_properties(queue, &message);
+            let properties = delivered_properties(queue, &message, rabbitmq_4_3, 1);
             if !queue.limits.single_active {
                 queue.served(index);
             }
@@ -356,12 +336,11 @@ impl Engine {
     /// Returns the consumer that gets the next message: the first in line that has room.
     fn next_consumer(&mut self, name: &Name) -> Option<(usize, At, ShortStr, bool)> {
         let queue = self.queues.get(name).filter(|queue| !queue.messages.is_empty())?;
-        let line = if queue.limits.single_active { 1 } else { queue.consumers.len() };
-        let line: Vec<_> = queue.consumers.iter().take(line).cloned().enumerate().collect();
-        line.into_iter().find_map(|(index, consumer)| {
-            let at = At { session: consumer.session, channel: consumer.channel };
-            self.can_take(at, &consumer.tag).then_some((index, at, consumer.tag, consumer.no_ack))
-        })
+        let mut line = queue.consumers.iter().enumerate();
+        let (index, next) = line.find(|(_, consumer)| {
+            queue.serves(consumer) && self.can_take(consumer.at(), &consumer.tag)
+        })?;
+        Some((index, next.at(), next.tag.clone(), next.no_ack))
     }
 
     /// Returns whether a consumer may have one more delivery now.
@@ -436,10 +415,11 @@ impl Engine {
         self.note(|| Note::Settled { body: message.body.clone(), verdict: settlement.verdict() });
         match settlement {
             Settlement::Ack => {}
-            Settlement::Return => self.requeue(&queue, message, false),
-            Settlement::Fail => self.requeue(&queue, message, true),
+            Settlement::Return => self.requeue(&queue, message, Requeue::Returned),
+            Settlement::Fail => self.requeue(&queue, message, Requeue::Rejected),
             Settlement::Discard => self.bury(&queue, message, Death::Rejected),
         }
+        self.choose_active(&queue);
     }
 
     pub(crate) fn recover(&mut self, at: At, requeue: bool) -> Result<(), Fault> {

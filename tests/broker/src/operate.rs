@@ -13,6 +13,7 @@ use crate::fault::{Fault, Scope};
 use crate::message::{Message, Publish};
 use crate::name::Name;
 use crate::observe::{ConsumerView, Note};
+use crate::requeue::Requeue;
 
 impl Engine {
     /// Stops at once and starts again, as after a power failure. All sessions end, and everything that is not durable is lost.
@@ -66,7 +67,7 @@ impl Engine {
         let sessions = std::mem::take(&mut self.sessions);
         let channels = sessions.into_values().flat_map(|session| session.channels.into_values());
         for unacked in channels.flat_map(ChannelState::into_unacked) {
-            self.requeue(&unacked.queue, unacked.message, true);
+            self.requeue(&unacked.queue, unacked.message, Requeue::Abandoned);
         }
     }
 

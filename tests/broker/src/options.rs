@@ -80,15 +80,21 @@ impl Options {
         self
     }
 
-    /// Does as RabbitMQ 4.3, instead of as 3.10, where a client sees a difference: with failed deliveries of quorum queues, and
-    /// with unknown types of exchanges, which cost the channel only.
+    /// Does as RabbitMQ 4.3, instead of as 3.10, where a client sees a difference: with failed deliveries and single active
+    /// consumers of quorum queues, and with unknown types of exchanges, which cost the channel only.
     ///
     /// A delivery has failed if it was rejected and requeued (`basic.reject`), or was unacknowledged when its channel or
     /// connection ended. A delivery that was requeued by `basic.nack` or `basic.recover` has not failed. A message that fails
-    /// more often than `x-delivery-limit`, by default 20, is dropped or dead-lettered. `x-delivery-count` is the number of
-    /// failures.
+    /// more often than `x-delivery-limit`, by default 20, is dropped or dead-lettered. A negative limit is none.
+    /// `x-delivery-count` is the number of failures, and `x-acquired-count` that of all returns.
     ///
-    /// In 3.10 everything that is requeued counts, and there is no limit by default.
+    /// In 3.10, everything that is requeued counts, `x-acquired-count` does not exist, and there is no limit by default. Without
+    /// a limit, messages that a client requeues go to the end of the queue, and with one they are delivered next.
+    ///
+    /// A quorum queue with a single active consumer makes the consumer with the highest priority active, once the active one has
+    /// settled its deliveries. In 3.10, the active consumer stays active as long as it is there.
+    ///
+    /// Quorum queues delay requeued messages as `x-delayed-retry-type`, `-min` and `-max` say. 3.10 ignores these arguments.
     ///
     /// The server properties name the version: RabbitMQ 4.3.6 instead of RabbitMQ 3.10.8.
     #[must_use]

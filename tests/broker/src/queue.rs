@@ -5,7 +5,9 @@ use amqp_proto::{ChannelId, FieldTable, ShortStr};
 
 use crate::SessionId;
 use crate::arguments::Limits;
+use crate::engine::At;
 use crate::message::Message;
+use crate::single_active::SingleActive;
 
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -17,8 +19,13 @@ pub(crate) struct Queue {
     pub(crate) limits: Limits,
     /// Ready for delivery.
     pub(crate) messages: VecDeque<Message>,
+    /// Requeued messages that wait, with the time at which they are ready again.
+    pub(crate) delayed: Vec<(Instant, Message)>,
     /// The consumers, by descending priority.
     pub(crate) consumers: Vec<Consumer>,
+    /// Counts the consumers that it has had.
+    last_consumer: u64,
+    pub(crate) single_active: SingleActive,
     /// When it was last declared, got from, or left by a consumer.
     pub(crate) last_used: Instant,
 }
@@ -26,14 +33,24 @@ pub(crate) struct Queue {
 /// A consumer of a queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Consumer {
+    /// Its place in the order in which the consumers of the queue came. The queue sets it.
+    pub(crate) number: u64,
     pub(crate) session: SessionId,
     pub(crate) channel: ChannelId,
     pub(crate) tag: ShortStr,
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,
     pub(crate) priority: i64,
+    pub(crate) prefetch: u16,
     /// The next offset that it reads, if the queue is a stream.
     pub(crate) offset: usize,
+}
+
+impl Consumer {
+    /// Its channel.
+    pub(crate) const fn at(&self) -> At {
+        At { session: self.session, channel: self.channel }
+    }
 }
 
 impl Queue {
@@ -45,17 +62,23 @@ impl Queue {
             arguments,
             limits,
             messages: VecDeque::new(),
+            delayed: Vec::new(),
             consumers: Vec::new(),
+            last_consumer: 0,
+            single_active: SingleActive::default(),
             last_used: now,
         }
     }
 
-    /// Puts a message where it belongs: behind those of its priority that came before it.
+    /// Puts a message where it belongs: behind those of its priority that came before it, and before those that were never
+    /// requeued if it has a [place](Message::returned) among the requeued ones.
     pub(crate) fn put(&mut self, message: Message) {
-        let place = (std::cmp::Reverse(message.priority), message.order);
-        let index = self
-            .messages
-            .partition_point(|other| (std::cmp::Reverse(other.priority), other.order) < place);
+        let place = |message: &Message| {
+            let returned = message.returned.unwrap_or(u64::MAX);
+            (std::cmp::Reverse(message.priority), returned, message.order)
+        };
+        let own = place(&message);
+        let index = self.messages.partition_point(|other| place(other) < own);
         self.messages.insert(index, message);
     }
 
@@ -74,7 +97,9 @@ impl Queue {
     }
 
     /// Adds a consumer behind those of its priority.
-    pub(crate) fn add(&mut self, consumer: Consumer) {
+    pub(crate) fn add(&mut self, mut consumer: Consumer) {
+        self.last_consumer += 1;
+        consumer.number = self.last_consumer;
         let index = self.consumers.partition_point(|other| other.priority >= consumer.priority);
         self.consumers.insert(index, consumer);
     }
@@ -92,6 +117,7 @@ impl Queue {
         let message = self.messages.front().and_then(|message| message.expires_at);
         let unused = self.consumers.is_empty().then_some(self.limits.expires).flatten();
         let gone = unused.and_then(|expires| self.last_used.checked_add(expires));
-        message.into_iter().chain(gone).min()
+        let delayed = self.delayed.iter().map(|(at, _)| *at);
+        message.into_iter().chain(gone).chain(delayed).min()
     }
 }

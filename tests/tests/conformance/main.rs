@@ -2,9 +2,12 @@
 //! of errors.
 
 mod channels;
+mod counters;
 mod declarations;
+mod delayed_retry;
 #[path = "../script/mod.rs"]
 mod script;
+mod single_active;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

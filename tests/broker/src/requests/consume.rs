@@ -59,12 +59,14 @@ impl Engine {
         let is_quorum = queue.limits.counts_deliveries;
         let priority = method.arguments.get("x-priority").and_then(|value| value.as_i64());
         queue.add(Consumer {
+            number: 0,
             session: at.session,
             channel: at.channel,
             tag: tag.clone(),
             no_ack: method.no_ack,
             exclusive: method.exclusive,
             priority: priority.unwrap_or(0),
+            prefetch,
             offset,
         });
         if let Some(channel) = self.channel(at) {
@@ -80,6 +82,7 @@ impl Engine {
             Note::Started { consumer, prefetch }
         });
         self.answer(at, method.no_wait, BasicConsumeOk { consumer_tag: tag });
+        self.choose_active(&name);
         self.dirty.insert(name);
         Ok(())
     }
@@ -110,7 +113,7 @@ impl Engine {
         if queue.consumers.is_empty() && queue.auto_delete {
             self.delete_queue(name);
         } else {
-            // The next one in line may be active now.
+            self.choose_active(name);
             self.dirty.insert(name.clone());
         }
     }
@@ -119,7 +122,11 @@ impl Engine {
         let name = self.queue_named(at, method.queue);
         let now = self.now;
         self.expire_queue(&name);
+        let rabbitmq_4_3 = self.options.rabbitmq_4_3;
         let queue = self.usable(at, &name)?;
+        if queue.limits.single_active && queue.limits.counts_deliveries {
+            return Err(Fault::single_active(&name, rabbitmq_4_3));
+        }
         queue.last_used = now;
         if queue.limits.is_stream {
             let text = format!("basic.get not supported by stream queues queue {name}");
@@ -129,7 +136,9 @@ impl Engine {
             self.send(at, BasicGetEmpty::default());
             return Ok(());
         };
-        let properties = delivered_properties(queue, &message);
+        // RabbitMQ 3.10 tells who gets a message that it was never requeued, and consumers nothing.
+        let least = u32::from(rabbitmq_4_3);
+        let properties = delivered_properties(queue, &message, rabbitmq_4_3, least);
         // The messages after it may have expired in the meantime.
         self.expire_queue(&name);
         let message_count = self.queues.get(&name).map_or(0, |queue| count(queue.messages.len()));
@@ -152,8 +161,20 @@ impl Engine {
     }
 }
 
-/// The properties of a delivery. If the queue counts deliveries, they contain the number of times that the message was requeued.
-pub(crate) fn delivered_properties(queue: &Queue, message: &Message) -> RawProperties {
-    let counted = queue.limits.counts_deliveries && message.returns > 0;
-    message.properties_with(counted.then(|| ("x-delivery-count", i64::from(message.returns))))
+/// The properties of a delivery, with the counters of a quorum queue that are at least `least`.
+pub(crate) fn delivered_properties(
+    queue: &Queue,
+    message: &Message,
+    rabbitmq_4_3: bool,
+    least: u32,
+) -> RawProperties {
+    let counters = [
+        ("x-delivery-count", message.delivery_count, true),
+        ("x-acquired-count", message.acquired_count, rabbitmq_4_3),
+    ];
+    let shown = counters
+        .into_iter()
+        .filter(|(_, count, known)| queue.limits.counts_deliveries && *known && *count >= least)
+        .map(|(name, count, _)| (name, i64::from(count)));
+    message.properties_with(shown)
 }
