@@ -9,6 +9,7 @@
 //! | [`batch`] | deliveries in batches |
 //! | [`process`] | settling one delivery by the result of the code that handles it |
 //! | [`rpc`] | remote calls: requests that get a reply |
+//! | [`partitions`] | messages with keys, in order for each key, over many queues and machines |
 //! | [`pool`] | channels for transactions, and for requests that may fail |
 //!
 //! Everything here uses only the public items of `amqp-client-core`, so it runs on every runtime. It spawns no tasks and reads no
@@ -54,6 +55,8 @@
 //! | `RpcError::Remote` | the server replied with an error | its [code](rpc::RemoteError::code) says what; correct the request or the server |
 //! | `RpcError::Ended` | the channel of the client is closed | open another client |
 //! | `RpcError::{Encode, Reply}`, [`EncodeBodyError`](codec::EncodeBodyError), [`DecodeBodyError`](codec::DecodeBodyError) | a value does not fit the format, or a body is not what was expected | correct the program that publishes, or the one that decodes |
+//! | [`PartitionsError::Missing`](partitions::PartitionsError), `PartitionsError::OtherCount` | the broker's queues are not these partitions | declare them, or correct the number |
+//! | [`PartitionSendError::Message`](partitions::PartitionSendError) | the message has a priority, or names other queues | remove these properties |
 //! | [`ProcessError::Failed`](process::ProcessError) | your code returned this error, and the delivery was rejected | as your code needs |
 //! | `ProcessError::NotAcknowledged` | your code succeeded, but the channel is closed | expect the message again |
 //!
@@ -72,6 +75,7 @@ pub mod codec;
 mod grace;
 pub mod handler;
 mod history;
+pub mod partitions;
 pub mod pool;
 pub mod process;
 pub mod retry;

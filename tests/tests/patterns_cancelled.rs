@@ -19,6 +19,7 @@ use amqp_client_core::{
 use amqp_client_patterns::batch::Batching;
 use amqp_client_patterns::codec::{ConsumerExt as _, Json, PublisherExt as _};
 use amqp_client_patterns::handler::{State, Text, Verdict};
+use amqp_client_patterns::partitions::{PartitionPublisher, Partitions};
 use amqp_client_patterns::pool::ChannelPool;
 use amqp_client_patterns::process::ProcessExt as _;
 use amqp_client_patterns::retry::{Retry, RetryStrategy};
@@ -27,7 +28,7 @@ use amqp_client_patterns::work::Work;
 use harness::{Broker, ClientRig};
 
 /// More polls than any of them takes.
-const POLLS: usize = 80;
+const POLLS: usize = 120;
 
 type Task<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
@@ -42,6 +43,7 @@ struct Scene {
     handled: Arc<AtomicUsize>,
     client: RpcClient,
     pool: ChannelPool,
+    partitions: PartitionPublisher,
     server: Task<'static>,
 }
 
@@ -67,7 +69,7 @@ impl Scene {
         let (mut rig, connection) = ClientRig::joined();
         // Futures are polled often while the event that they wait for comes nearer.
         rig.piece = 24;
-        let (queue, replies, work, publisher) = rig.run_by_steps(async {
+        let (queue, replies, work, publisher, partitions) = rig.run_by_steps(async {
             connection.ready().await.expect("a connection");
             let channel = connection.open_channel().await.expect("a channel");
             let declare = async |name| channel.queue_declare(name, QueueOptions::new()).await;
@@ -78,7 +80,11 @@ impl Scene {
                 work.publish_confirmed(&Message::new(text)).await.expect("it is confirmed");
             }
             let publisher = channel.default_exchange().publisher(PublisherOptions::new());
-            (queue, replies, work, publisher.expect("a publisher"))
+            let orders = Partitions::new("orders", 2).expect("a name");
+            orders.topology(None).apply(&channel).await.expect("they are declared");
+            let partitions = orders.publisher(&connection, PublisherOptions::new()).await;
+            let partitions = partitions.expect("a publisher of partitions");
+            (queue, replies, work, publisher.expect("a publisher"), partitions)
         });
         let options = RpcOptions::new();
         let options = if reply_queue { options.reply_queue(&replies) } else { options };
@@ -89,7 +95,7 @@ impl Scene {
         let server = RpcServer::on(&queue).at_once(2).serve(echo).run();
         let server = Box::pin(async { drop(server.await) });
         let handled = Arc::default();
-        Self { rig, connection, queue, work, publisher, handled, client, pool, server }
+        Self { rig, connection, queue, work, publisher, handled, client, pool, partitions, server }
     }
 
     /// A worker that tries messages again and parks them.
@@ -176,6 +182,22 @@ const CASES: &[(&str, Make)] = cases! {
     "RpcClient::open" |s| connection = s.connection.clone() => RpcClient::open(&connection);
     "RpcClient::open_with" |s| connection = s.connection.clone(), own = s.work.clone() =>
         RpcClient::open_with(&connection, RpcOptions::new().reply_queue(&own));
+    "Partitions::publisher" |s| orders = s.partitions.partitions().clone(), connection = s.connection.clone() =>
+        orders.publisher(&connection, PublisherOptions::new());
+    "PartitionPublisher::publish" |s| orders = s.partitions.clone() => async move {
+        orders.publish("key", "dropped").await.expect("it is sent").await
+    };
+    "PartitionPublisher::publish_message" |s| orders = s.partitions.clone() => async move {
+        orders.publish_message("key", &Message::text("dropped")).await.expect("it is sent").await
+    };
+    "PartitionPublisher::send" |s| orders = s.partitions.clone() => orders.send("key", "dropped");
+    "PartitionPublisher::send_message" |s| orders = s.partitions.clone() => async move {
+        orders.send_message("key", &Message::text("dropped")).await
+    };
+    "PartitionPublisher::wait_for_confirms" |s| orders = s.partitions.clone() => async move {
+        let _confirmation = orders.publish("key", "dropped").await.expect("it is sent");
+        orders.wait_for_confirms().await
+    };
     "RpcServer::run" |s| server = RpcServer::on(&s.queue).serve(async |Text(text): Text| text) => server.run();
     "RpcServer::until" |s| server = RpcServer::on(&s.queue).serve(async || "other"), pause = s.connection.after(Duration::ZERO) =>
         server.until(pause);

@@ -91,6 +91,12 @@ impl Publisher {
         &self.channel
     }
 
+    /// Returns the properties of messages that are published as bodies: those of the [options](PublisherOptions::properties), encoded.
+    #[must_use]
+    pub const fn properties(&self) -> &RawProperties {
+        &self.properties
+    }
+
     /// Returns whether the publisher's channel is open. Once the channel is closed, every publish fails; see
     /// [when the channel closes](Self#when-the-channel-closes).
     #[must_use]
@@ -210,9 +216,9 @@ impl Publisher {
                 let Some(channel) = state.channel(self.channel.place()) else {
                     return Poll::Ready(Ok(()));
                 };
-                let call = *call.get_or_insert_with(|| channel.confirms.begin_call());
-                if channel.confirms.outstanding() == 0 {
-                    return Poll::Ready(channel.confirms.end_call(call).map_or(Ok(()), Err));
+                let call = *call.get_or_insert_with(|| channel.confirms().begin_call());
+                if channel.confirms().outstanding() == 0 {
+                    return Poll::Ready(channel.confirms().end_call(call).map_or(Ok(()), Err));
                 }
                 waiting.wait(state, task)
             });

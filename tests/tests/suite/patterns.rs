@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use amqp_client_core::{Message, QueueOptions};
+use amqp_client_core::{ConsumeOptions, Message, PublisherOptions, QueueOptions};
 use amqp_client_patterns::batch::Batching;
 use amqp_client_patterns::codec::Json;
 use amqp_client_patterns::handler::{Attempt, State, Text, Verdict};
+use amqp_client_patterns::partitions::{Partitions, PartitionsError, key_of};
 use amqp_client_patterns::pool::ChannelPool;
 use amqp_client_patterns::process::ProcessExt as _;
 use amqp_client_patterns::retry::{Retry, RetryStrategy};
@@ -14,7 +15,7 @@ use amqp_client_patterns::work::Work;
 use futures_util::future::{join, join_all};
 use smol::channel::{Sender, unbounded};
 
-use super::{behaviours, name};
+use super::{behaviours, name, next};
 
 /// An order succeeds at its second attempt. One of nothing never does.
 async fn charge(
@@ -135,5 +136,41 @@ behaviours! {
             assert_eq!(processed.await.is_ok(), expected);
         }
         assert_eq!(queue.purge().await?, 0);
+    }
+
+    async fn partitions_keep_the_messages_of_a_key_in_order(world) {
+        let channel = world.channel().await?;
+        let connection = channel.connection();
+        let orders = Partitions::new(name("orders"), 3)?;
+        let topology = orders.topology(connection.broker_version().as_ref());
+        topology.apply(&channel).await?;
+        // Nothing changes when another program declares them.
+        topology.apply(&world.channel().await?).await?;
+        let publisher = orders.publisher(connection, PublisherOptions::new()).await?;
+        for number in 0..60 {
+            drop(publisher.publish(format!("customer {}", number % 7), number.to_string()).await?);
+        }
+        publisher.wait_for_confirms().await?;
+        let mut by_key = vec![Vec::new(); 7];
+        for partition in 0..3 {
+            let queue = channel.queue(orders.queue(partition).ok_or("there are three")?)?;
+            let mut consumer = queue.consume(ConsumeOptions::new()).await?;
+            let keys = (0..60).map(|number| format!("customer {}", number % 7));
+            for _ in keys.filter(|key| orders.partition_of(key) == partition) {
+                let delivery = next(&mut consumer).await?;
+                let number: usize = delivery.text()?.parse()?;
+                let key = format!("customer {}", number % 7);
+                assert_eq!(key_of(&delivery).as_deref(), Some(key.as_bytes()));
+                by_key[number % 7].push(number);
+                delivery.ack()?;
+            }
+            consumer.cancel().await?;
+            queue.delete().await?;
+        }
+        for (first, numbers) in by_key.into_iter().enumerate() {
+            assert_eq!(numbers, (first..60).step_by(7).collect::<Vec<_>>());
+        }
+        let gone = orders.publisher(connection, PublisherOptions::new()).await;
+        assert!(matches!(gone, Err(PartitionsError::Missing { .. })), "{gone:?}");
     }
 }
