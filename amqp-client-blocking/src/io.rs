@@ -3,7 +3,7 @@
 use std::any::TypeId;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,7 @@ use amqp_client_core::adapter::{Filler, Transport};
 use bytes::BytesMut;
 use mio::event::{Event, Source};
 use mio::{Interest, Token};
+use socket2::SockRef;
 
 use crate::shared_loop;
 
@@ -45,12 +46,16 @@ impl Runtime for Threads {
         addr: SocketAddr,
         settings: Settings,
     ) -> io::Result<(Self::Transport, Self::Registration)> {
-        let connect = move || {
-            let stream = connect_socket(addr, &settings)?;
-            stream.set_nonblocking(true)?;
-            Ok(stream)
+        let timeout = settings.get_connect_timeout();
+        let connect = |socket: TcpStream| {
+            elsewhere("amqp-connect", move || {
+                SockRef::from(&socket).connect_timeout(&addr.into(), timeout)?;
+                Ok(socket)
+            })
         };
-        let stream = elsewhere("amqp-connect", connect).await?;
+        let stream = connect_socket(addr, &settings, connect).await?;
+        // `connect_timeout` leaves a socket that blocks.
+        stream.set_nonblocking(true)?;
         registration(mio::net::TcpStream::from_std(stream))
     }
 
@@ -75,7 +80,8 @@ async fn elsewhere<T: Send + 'static>(
     type Slot<T> = (Option<io::Result<T>>, Option<Waker>);
     let slot: Arc<Mutex<Slot<T>>> = Arc::new(Mutex::new((None, None)));
     let filled = slot.clone();
-    thread::Builder::new().name(name.to_owned()).spawn(move || {
+    let thread = thread::Builder::new().name(name.to_owned());
+    let spawned = thread.spawn(move || {
         let result = catch_unwind(AssertUnwindSafe(run));
         let result =
             result.unwrap_or_else(|_| Err(io::Error::other("the thread that connects panicked")));
@@ -84,7 +90,8 @@ async fn elsewhere<T: Send + 'static>(
         let waker = slot.1.take();
         drop(slot);
         waker.into_iter().for_each(Waker::wake);
-    })?;
+    });
+    spawned.map_err(|error| no_thread(name, &error))?;
     poll_fn(|cx| {
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(result) = slot.0.take() {
@@ -94,6 +101,15 @@ async fn elsewhere<T: Send + 'static>(
         Poll::Pending
     })
     .await
+}
+
+/// Returns the error for a thread that could not be started.
+fn no_thread(name: &str, error: &io::Error) -> io::Error {
+    let text = format!(
+        "cannot start the thread {name} ({error}); check the limits on threads and memory of this process"
+    );
+    // As Unix calls it. A later attempt may succeed.
+    io::Error::new(io::ErrorKind::WouldBlock, text)
 }
 
 /// The registration of a stream with the poll.
@@ -225,11 +241,40 @@ fn attempt<T>(
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
     use std::time::Duration;
 
     use amqp_client_core::adapter::Wait as _;
+    use amqp_client_core::{ConnectError, ConnectStep, Endpoint};
 
     use super::*;
+
+    #[test]
+    fn a_socket_has_the_options_of_its_settings() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let settings = Settings::default().receive_buffer(Some(24 * 1024));
+        let (stream, _) = Threads::connect(listener.local_addr()?, settings).wait()?;
+        let socket = SockRef::from(&stream.stream);
+        // Linux doubles the size.
+        assert!([24 * 1024, 48 * 1024].contains(&socket.recv_buffer_size()?));
+        assert!(socket.tcp_nodelay()?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_thread_that_cannot_be_started_is_not_blamed_on_the_host_name() {
+        let error = no_thread("amqp-resolve", &io::Error::other("no room"));
+        let error = ConnectError::Unreachable {
+            endpoint: Endpoint::new("rabbit", 5672),
+            step: ConnectStep::Dns,
+            error: Arc::new(error),
+        };
+        assert_eq!(
+            amqp_client_core::proto::error::chain(&error).to_string(),
+            "cannot reach rabbit:5672 (step: DNS): cannot start the thread amqp-resolve (no room); check the limits on threads \
+             and memory of this process"
+        );
+    }
 
     #[test]
     fn a_panic_of_a_thread_is_an_error_for_its_waiter() {

@@ -44,9 +44,10 @@
 //! page [`log_lines`] lists the lines, what they mean, and what to do.
 //!
 //! A sink (the logger or subscriber that receives the lines) runs on the thread on which the event happens, outside the client's
-//! locks. It may use handles of the connection, and may panic. While it blocks, the connection waits, and if
-//! the sink runs on the helper thread, so do all connections for which no thread waits. So it must not wait for the result of a
-//! request, not even of another connection: that may be one of those, and then the sink waits forever.
+//! locks. It may use handles of the connection, and may panic. While a sink blocks, its connection does not read or
+//! write. If the sink blocks the helper thread, all connections that no thread waits for stop as well, and send no heartbeats. So a
+//! sink must not wait for the result of a request on any connection. If only the blocked helper thread could read the reply, the
+//! sink would wait forever.
 //!
 //! ```text
 //! WARN amqp_client: connection 1 (orders): connection lost: the peer disconnected without closing the connection; ...

@@ -17,13 +17,23 @@ fn helpers() -> usize {
     names.flatten().filter(|name| name.trim() == "amqp-io").count()
 }
 
+/// Waits until there are so many helper threads. A thread has its name only once it runs, and ends a little after its last
+/// connection.
+fn until_helpers(count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while helpers() != count {
+        assert!(Instant::now() < deadline, "{} helpers instead of {count}", helpers());
+        thread::yield_now();
+    }
+}
+
 /// In one test, because all connections of the process share the helper.
 #[test]
 fn one_helper_runs_all_idle_connections_and_ends_with_the_last() -> Outcome {
     let broker = Broker::start_with(Options::new().heartbeat(Duration::from_secs(1)))?;
     let connections =
         (0..30).map(|_| connect(&broker.uri())).collect::<Result<Vec<Connection>, _>>()?;
-    assert_eq!(helpers(), 1);
+    until_helpers(1);
     // Silence for twice the interval would end a connection, seen from either end.
     let computing = Instant::now();
     while computing.elapsed() < Duration::from_millis(3500) {
@@ -43,17 +53,13 @@ fn one_helper_runs_all_idle_connections_and_ends_with_the_last() -> Outcome {
             thread::yield_now();
         }
     }
-    assert_eq!(helpers(), 1);
+    until_helpers(1);
     for connection in connections {
         connection.close().wait()?;
     }
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while helpers() > 0 {
-        assert!(Instant::now() < deadline, "the helper stays");
-        thread::yield_now();
-    }
+    until_helpers(0);
     // The next connection starts another.
     let connection = connect(&broker.uri())?;
-    assert_eq!(helpers(), 1);
+    until_helpers(1);
     Ok(connection.close().wait()?)
 }

@@ -6,7 +6,7 @@
 
 #[cfg(feature = "tls")]
 pub use crate::connect::begin_tls;
-pub use crate::connect::socket::{connect_socket, set_options, set_receive_buffer};
+pub use crate::connect::socket::{connect_socket, set_options};
 pub use crate::connect::{Begun, Runtime, begin, open, open_in_background};
 pub use crate::driver::{
     Drive, Driver, Filler, Phase, Reading, ReconnectTurn, Reconnector, Timer, Transport, Turn,

@@ -173,17 +173,20 @@ amqp_proto::__setters! {
         /// default, lets the system choose: Linux lets the buffer grow with the traffic, up to the third number of
         /// `net.ipv4.tcp_rmem`, often 6 or 32 MiB.
         ///
-        /// A reply arrives behind everything that the buffer holds. So a small buffer makes replies faster while other channels of
-        /// the connection receive large messages. It costs throughput, because a connection receives at most one buffer for each
-        /// round trip to the broker. With 256 KiB and 20 ms, that is 12.5 MiB/s; with 0.5 ms, as in a data center, 500 MiB/s. On
-        /// loopback, 256 KiB cost a third of the throughput of 1 MiB messages. 64 KiB, as large as a packet there, make replies slower.
+        /// A reply arrives after everything that the buffer already holds. So a small buffer makes replies faster while other
+        /// channels of the connection receive large messages. But a small buffer also limits throughput: a connection receives at
+        /// most one buffer in each round trip to the broker. With a buffer of 256 KiB, that is 12.5 MiB/s if a round trip takes
+        /// 20 ms, and 500 MiB/s if it takes 0.5 ms, as in a data center. On loopback, a buffer of 256 KiB reduced the throughput of
+        /// 1 MiB messages by a third. A packet on loopback has up to 64 KiB, and a buffer of that size made replies slower.
         ///
-        /// Requests also wait for the messages that this connection publishes: in the broker's receive buffer, whose size only the
-        /// broker knows. Publish with confirms and a [window](crate::PublisherOptions::window) of a few MiB to limit these bytes.
+        /// A request also waits behind the messages that this connection has published, until the broker has read them. This setting
+        /// does not limit these messages, because they are in the broker's receive buffer. To limit them, publish with confirms and
+        /// a [window](crate::PublisherOptions::window) of a few MiB.
         ///
-        /// Linux limits the value to `net.core.rmem_max`, without an error, and doubles it to have room for its own records. The
-        /// buffer is set before the socket connects, because TCP agrees then on how far the window can grow. A transport of your
-        /// own keeps its buffer.
+        /// Linux never refuses a value. It reduces a value above `net.core.rmem_max` to that limit, and then doubles it, because its
+        /// own records take a part of the buffer. BSD and macOS refuse a value above `kern.ipc.maxsockbuf`, and connecting fails with
+        /// [`ConnectError::Setting`](crate::ConnectError::Setting). The setting applies to the sockets that the client connects, and
+        /// not to your own transports.
         receive_buffer: Option<usize>,
     }
 }

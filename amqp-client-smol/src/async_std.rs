@@ -25,7 +25,7 @@ use crate::stream::{self, Clock, Stream};
 crate::connect::functions!(AsyncStd, "async-std");
 
 /// Async-std's sockets and tasks.
-struct AsyncStd;
+pub(crate) struct AsyncStd;
 
 impl Runtime for AsyncStd {
     type Transport = Stream<TcpStream>;

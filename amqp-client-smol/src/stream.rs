@@ -6,20 +6,41 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use amqp_client_core::Settings;
-use amqp_client_core::adapter::{Filler, Timer, Transport, connect_socket, set_options};
+use amqp_client_core::adapter::{Filler, Timer, Transport, connect_socket};
 use async_io::Async;
 use bytes::BytesMut;
 use futures_io::{AsyncRead, AsyncWrite};
+use socket2::SockRef;
 
-/// Connects a socket, with its options.
+/// Connects a socket with the options of the settings. No thread waits for it.
 pub(crate) async fn connect(addr: SocketAddr, settings: Settings) -> io::Result<Async<TcpStream>> {
-    if settings.get_receive_buffer().is_some() {
-        // `async-io` creates a socket and connects it in one step, and the buffer has to be set between. So a thread connects.
-        return Async::new(smol::unblock(move || connect_socket(addr, &settings)).await?);
+    connect_socket(addr, &settings, |socket| connect_nonblocking(socket, addr)).await
+}
+
+/// Connects a socket that does not block.
+async fn connect_nonblocking(socket: TcpStream, addr: SocketAddr) -> io::Result<Async<TcpStream>> {
+    if let Err(error) = SockRef::from(&socket).connect(&addr.into()) {
+        if !is_in_progress(&error) {
+            return Err(error);
+        }
     }
-    let stream = Async::<TcpStream>::connect(addr).await?;
-    set_options(&stream, &settings)?;
-    Ok(stream)
+    let stream = Async::new_nonblocking(socket)?;
+    // A socket is writable once it is connected, and also once it has failed to connect.
+    stream.writable().await?;
+    match stream.get_ref().take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
+    }
+}
+
+/// Returns whether a socket has only begun to connect.
+fn is_in_progress(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    let in_progress =
+        rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::INPROGRESS);
+    #[cfg(not(unix))]
+    let in_progress = error.kind() == io::ErrorKind::WouldBlock;
+    in_progress
 }
 
 /// A stream with the traits of `futures-io`.
@@ -85,5 +106,43 @@ impl Timer for Clock {
             self.fires_at = None;
         }
         fired.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use amqp_client_core::adapter::Runtime;
+
+    use super::*;
+
+    /// A receive buffer that is smaller than any default.
+    const SMALL: usize = 24 * 1024;
+
+    async fn connected<R: Runtime>() -> io::Result<R::Transport> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let settings = Settings::default().receive_buffer(Some(SMALL));
+        let (stream, _) = R::connect(listener.local_addr()?, settings).await?;
+        Ok(stream)
+    }
+
+    #[test]
+    fn a_socket_has_the_options_of_its_settings() -> io::Result<()> {
+        let stream = smol::block_on(connected::<crate::io::Smol>())?;
+        let socket = SockRef::from(&stream.inner);
+        // Linux doubles the size.
+        assert!([SMALL, 2 * SMALL].contains(&socket.recv_buffer_size()?));
+        assert!(socket.tcp_nodelay()?);
+        Ok(())
+    }
+
+    #[test]
+    #[cfg(feature = "async-std")]
+    fn a_socket_of_async_std_has_the_options_of_its_settings() -> io::Result<()> {
+        let stream = ::async_std::task::block_on(connected::<crate::async_std::AsyncStd>())?;
+        // Its socket does not show the receive buffer. The same function sets it.
+        assert!(stream.inner.nodelay()?);
+        Ok(())
     }
 }

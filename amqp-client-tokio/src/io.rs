@@ -6,8 +6,8 @@ use std::task::{Context, Poll, Waker};
 
 use amqp_client_core::Settings;
 use amqp_client_core::adapter::Runtime;
+use amqp_client_core::adapter::connect_socket;
 use amqp_client_core::adapter::{Timer, Transport};
-use amqp_client_core::adapter::{set_options, set_receive_buffer};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
@@ -33,11 +33,8 @@ impl Runtime for Tokio {
     }
 
     async fn connect(addr: SocketAddr, settings: Settings) -> io::Result<(Stream<TcpStream>, ())> {
-        let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        set_receive_buffer(&socket, &settings)?;
-        let stream = socket.connect(addr).await?;
-        set_options(&stream, &settings)?;
-        Ok((Stream(stream), ()))
+        let connect = |socket| TcpSocket::from_std_stream(socket).connect(addr);
+        Ok((Stream(connect_socket(addr, &settings, connect).await?), ()))
     }
 
     fn spawn(task: impl Future<Output = ()> + Send + 'static) {
@@ -114,5 +111,25 @@ impl Timer for Clock {
             self.fires_at = None;
         }
         fired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_has_the_options_of_its_settings() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let settings = Settings::default().receive_buffer(Some(24 * 1024));
+        let (Stream(stream), ()) = Tokio::connect(listener.local_addr()?, settings).await?;
+        // Linux doubles the size.
+        assert!([24 * 1024, 48 * 1024].contains(&SockRef::from(&stream).recv_buffer_size()?));
+        assert!(stream.nodelay()?);
+        Ok(())
     }
 }

@@ -7,6 +7,8 @@ use amqp_proto::{ConnectStep, ConnectionError};
 /// Returns the hint for an attempt that connected no stream.
 pub(super) fn unreachable(step: ConnectStep, error: &io::Error) -> &'static str {
     match (step, error.kind()) {
+        // No thread could be started to resolve the name, and the error says so.
+        (ConnectStep::Dns, io::ErrorKind::WouldBlock) => "",
         (ConnectStep::Dns, _) => "; check the host name",
         (_, io::ErrorKind::ConnectionRefused) => {
             "; nothing listens there: check the port, and whether the broker runs"

@@ -109,7 +109,13 @@ debug_shows_chain! { ConnectError }
 
 impl ConnectError {
     pub(crate) fn unreachable(endpoint: &Endpoint, step: ConnectStep, error: io::Error) -> Self {
-        Self::Unreachable { endpoint: endpoint.clone(), step, error: Arc::new(error) }
+        match error.downcast::<SettingError>() {
+            // The system refuses a setting, for each node.
+            Ok(error) => Self::Setting(error),
+            Err(error) => {
+                Self::Unreachable { endpoint: endpoint.clone(), step, error: Arc::new(error) }
+            }
+        }
     }
 
     /// Returns the step that failed.

@@ -21,7 +21,7 @@ pub trait Runtime: 'static {
     /// Resolves a host name to addresses.
     fn resolve(host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 
-    /// Connects a stream, with the [options](crate::adapter::set_options) of the settings.
+    /// Connects a stream with the options of the settings, as [`connect_socket`](crate::adapter::connect_socket) does.
     fn connect(
         addr: SocketAddr,
         settings: Settings,
