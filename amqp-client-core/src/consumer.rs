@@ -255,8 +255,8 @@ impl Consumer {
         }
         match self.poll_arrived(cx) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Some(end)) => return Poll::Ready(end),
-            Poll::Ready(None) => {}
+            Poll::Ready(Arrived::End(why)) => return Poll::Ready(why.map(Err)),
+            Poll::Ready(Arrived::Taken) => {}
         }
         if let Some(delivery) = self.hand_out() {
             return Poll::Ready(Some(Ok(delivery)));
@@ -266,28 +266,25 @@ impl Consumer {
         Poll::Pending
     }
 
-    /// Takes the arrived deliveries. Returns the end of the consumer instead, if it has ended.
-    fn poll_arrived(
-        &mut self,
-        cx: &Context<'_>,
-    ) -> Poll<Option<Option<Result<Delivery, ConsumerEnd>>>> {
+    /// Takes the deliveries that have arrived, or finds that the consumer has ended.
+    fn poll_arrived(&mut self, cx: &Context<'_>) -> Poll<Arrived> {
         let Self { channel, id, taken, .. } = self;
         channel.connection().shared().poll(cx, |state, task| {
             let found = state.channel(channel.place()).and_then(|state| state.queues.get(*id));
             let Some(queue) = found else {
-                return Poll::Ready(Some(None));
+                return Poll::Ready(Arrived::End(None));
             };
             // A paused consumer that holds nothing has to request more deliveries: `take_arrived` resumes it.
             if !queue.deliveries.is_empty() || queue.paused {
                 take_arrived(channel, state, *id, taken);
-                return Poll::Ready(None);
+                return Poll::Ready(Arrived::Taken);
             }
             let Some(end) = &mut queue.end else {
                 task.register(&mut queue.waker);
                 return Poll::Pending;
             };
-            Poll::Ready(Some(match std::mem::replace(end, End::Told) {
-                End::Unasked(why) => Some(Err(why)),
+            Poll::Ready(Arrived::End(match std::mem::replace(end, End::Told) {
+                End::Unasked(why) => Some(why),
                 End::Cancelled | End::Told => None,
             }))
         })
@@ -346,6 +343,14 @@ impl Stream for Consumer {
     }
 }
 
+/// The news of a consumer.
+enum Arrived {
+    /// The deliveries that have arrived are in [`Consumer::taken`], unless they were requeued meanwhile.
+    Taken,
+    /// The consumer has ended. The reason is missing if it was cancelled, or if the reason was returned before.
+    End(Option<ConsumerEnd>),
+}
+
 /// Takes the arrived deliveries, by swapping the channel's queue with the empty queue of deliveries taken before. Of many bytes,
 /// takes a part: deliveries that wait here do not count against the delivery budget, and are not requeued by a pause.
 fn take_arrived(
@@ -360,7 +365,7 @@ fn take_arrived(
     };
     let bytes = queue.take_up_to(READ_PAUSE_EVERY, taken);
     let resumes = queue.deliveries.is_empty() && std::mem::take(&mut queue.paused);
-    // Without acknowledgements, nothing ends the time that a delivery takes.
+    // The processing time of a delivery ends when it is settled, and a delivery without acknowledgement is never settled.
     state.time_taken(place, taken.front().filter(|first| !first.no_ack()));
     let before = state.delivered_bytes;
     state.delivered_bytes = before.saturating_sub(bytes);

@@ -2,6 +2,8 @@
 
 mod harness;
 
+use std::pin::pin;
+
 use amqp_client_core::proto::{RawProperties, Route};
 use amqp_client_core::{Config, PublisherOptions};
 use harness::ClientRig;
@@ -80,4 +82,30 @@ fn taking_and_acknowledging_deliveries_allocates_next_to_nothing() {
     }
     // 19,000 messages.
     assert_eq!(counted, 0);
+}
+
+/// Returns the bytes that stay allocated.
+fn kept_bytes(work: impl FnOnce()) -> i64 {
+    allocation_counter::measure(work).bytes_current
+}
+
+/// A server with 10,000 channels has most of them for later. What only some channels need is made at its first use.
+#[test]
+fn an_idle_channel_takes_little_memory() {
+    const COUNT: u8 = 200;
+    let mut rig = ClientRig::new(Config::default());
+    let mut channels = Vec::with_capacity(usize::from(COUNT));
+    let bytes = kept_bytes(|| {
+        for number in 1..=COUNT {
+            let mut opening = pin!(rig.connection.open_channel());
+            assert!(rig.poll(opening.as_mut()).is_none());
+            // The peer is a part of this process, and would count. So the test itself writes the reply, `channel.open-ok`.
+            rig.write(false);
+            rig.hear(&[1, 0, number, 0, 0, 0, 8, 0, 20, 0, 11, 0, 0, 0, 0, 0xce]);
+            rig.write(false);
+            channels.push(rig.poll(opening).expect("it is open").expect("it is open"));
+        }
+    });
+    let bytes = bytes / i64::from(COUNT);
+    assert!(bytes <= 1400, "{bytes} bytes");
 }

@@ -36,8 +36,9 @@ pub struct Transmit {
     secret: bool,
     /// A part of what was queued was written, perhaps a part of a frame.
     partly_written: bool,
-    /// The length of the buffer when none of its frames could overtake others: they are not looked at again before there are more.
-    stuck: usize,
+    /// The length of the buffer when none of its frames could overtake others, and the number of large bodies before them. They are
+    /// looked at again when there are more frames, or when one of these bodies is written.
+    stuck: Option<(usize, usize)>,
 }
 
 impl Transmit {
@@ -100,7 +101,7 @@ impl Transmit {
             self.buffer.clear();
             self.buffer.shrink_to(self.peak.max(IDLE_CAPACITY));
             self.position = 0;
-            (self.partly_written, self.stuck) = (false, 0);
+            (self.partly_written, self.stuck) = (false, None);
         } else if self.position >= IDLE_CAPACITY && self.position > self.buffer.len() / 2 {
             self.buffer.drain(..self.position);
             for (at, _) in &mut self.bodies {

@@ -156,7 +156,7 @@ impl Channel {
     /// # Errors
     /// The reason why the channel is closed.
     pub fn check(&self) -> Result<(), ChannelError> {
-        self.with_state(|state| state.ended.clone()).map_or(Ok(()), Err)
+        self.with_state(|state| state.ended.as_deref().cloned()).map_or(Ok(()), Err)
     }
 
     /// Returns whether the channel can be used.
@@ -220,7 +220,7 @@ impl Channel {
         match state.channel(self.handle.place) {
             Some(ChannelState { ended: None, on_close, .. }) => on_close.push(callback),
             Some(ChannelState { ended: Some(reason), .. }) => {
-                let reason = reason.clone();
+                let reason = (**reason).clone();
                 state.call(Box::new(move || callback(reason)));
             }
             None => {}
@@ -307,7 +307,7 @@ impl Channel {
             let Some(channel) = state.channel(self.handle.place) else {
                 return Poll::Ready(ChannelState::lost_reason());
             };
-            match &channel.ended {
+            match channel.ended.as_deref() {
                 Some(reason) => Poll::Ready(reason.clone()),
                 None => waiting.wait(state, task),
             }
@@ -365,7 +365,7 @@ impl Channel {
             return Err(ChannelState::lost_reason());
         };
         // Once this channel is closed, its number may belong to another channel.
-        if let Some(reason) = &channel.ended {
+        if let Some(reason) = channel.ended.as_deref() {
             return Err(reason.clone());
         }
         match proto.channel(self.handle.id) {

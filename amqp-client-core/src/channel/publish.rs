@@ -400,7 +400,7 @@ impl Channel {
                 if let Some(seq) = seq {
                     let is_first = await_confirm(channel, seq, size, publisher.is_some());
                     if let Some(observer) = heads.take_observer() {
-                        channel.confirms.observe(seq, observer);
+                        channel.confirms().observe(seq, observer);
                     }
                     if is_first {
                         state.time_later(self.place());
@@ -467,7 +467,7 @@ impl Channel {
                 channel.tally.published(size);
                 let is_first = await_confirm(channel, seq, size, publisher.is_some());
                 if let Some(observer) = heads.take_observer() {
-                    channel.confirms.observe(seq, observer);
+                    channel.confirms().observe(seq, observer);
                 }
                 if is_first {
                     state.time_later(self.place());
@@ -495,7 +495,7 @@ impl WaitingPublish<'_, '_, '_> {
 /// Records a publish with confirms. Returns whether to time it at the next turn of the driver.
 #[inline]
 fn await_confirm(channel: &mut ChannelState, seq: PublishSeq, size: usize, watched: bool) -> bool {
-    channel.confirms.published(seq, size, watched)
+    channel.confirms().published(seq, size, watched)
 }
 
 /// Returns whether others come first for the room in the outgoing buffer that this message would take.

@@ -219,7 +219,7 @@ impl Future for OpenChannel {
             let Some(waiting) = state.channel(channel.place()) else {
                 return Poll::Pending;
             };
-            if let Some(reason) = &waiting.ended {
+            if let Some(reason) = waiting.ended.as_deref() {
                 return Poll::Ready(Err(reason.clone().into()));
             }
             if waiting.opened {
@@ -260,7 +260,11 @@ impl OpenChannel {
         let state = &mut *guard;
         _timer = state.deadlines.stop(deadline.take());
         _watcher = waiter.take().and_then(|waiter| {
-            state.channel(channel.place()).and_then(|waiting| waiting.watchers.remove(waiter))
+            let watchers = &mut state.channel(channel.place())?.watchers;
+            let waker = watchers.remove(waiter);
+            // Most channels are open from now on, until nobody uses them.
+            watchers.free_if_empty();
+            waker
         });
     }
 }

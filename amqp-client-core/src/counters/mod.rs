@@ -28,25 +28,6 @@ macro_rules! counters {
             $((stringify!($field), concat!($($other),*)),)*
         ];
 
-        /// The counters of a channel that are numbers. The times are separate, because most closed channels have none.
-        #[derive(Debug, Clone, Copy, Default)]
-        pub(crate) struct Numbers {
-            $(pub(crate) $name: u64,)*
-        }
-
-        impl Numbers {
-            pub(crate) fn with_times(&self, times: Option<&Times>) -> Counters {
-                let counters = Counters { $($name: self.$name,)* ..Counters::default() };
-                let Some(Times { confirms, processing, requests }) = times else { return counters };
-                Counters {
-                    confirm_times: *confirms,
-                    process_times: *processing,
-                    request_times: *requests,
-                    ..counters
-                }
-            }
-        }
-
         impl Counters {
             /// Returns the name and the value of each counter that is a number. Use this to export all counters, including those that
             /// later versions add.
@@ -199,6 +180,70 @@ pub(crate) struct Times {
     pub(crate) confirms: Histogram,
     pub(crate) processing: Histogram,
     pub(crate) requests: Histogram,
+}
+
+/// The counters of a channel that are numbers, without those that only a connection has, and without those that are counted where
+/// outcomes and deliveries are stored. The times are separate, because most closed channels have none.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Numbers {
+    pub(crate) published: u64,
+    pub(crate) published_bytes: u64,
+    pub(crate) publish_failed: u64,
+    pub(crate) returned: u64,
+    pub(crate) republished: u64,
+    pub(crate) got: u64,
+    pub(crate) redelivered: u64,
+    pub(crate) unusable: u64,
+    pub(crate) acked: u64,
+    pub(crate) rejected: u64,
+    pub(crate) requeued: u64,
+    pub(crate) stale: u64,
+    pub(crate) requests: u64,
+    pub(crate) requests_failed: u64,
+}
+
+impl Numbers {
+    pub(crate) fn with_times(&self, times: Option<&Times>) -> Counters {
+        let Self {
+            published,
+            published_bytes,
+            publish_failed,
+            returned,
+            republished,
+            got,
+            redelivered,
+            unusable,
+            acked,
+            rejected,
+            requeued,
+            stale,
+            requests,
+            requests_failed,
+        } = *self;
+        let mut counters = Counters {
+            published,
+            published_bytes,
+            publish_failed,
+            returned,
+            republished,
+            got,
+            redelivered,
+            unusable,
+            acked,
+            rejected,
+            requeued,
+            stale,
+            requests,
+            requests_failed,
+            ..Counters::default()
+        };
+        if let Some(Times { confirms, processing, requests }) = times {
+            counters.confirm_times = *confirms;
+            counters.process_times = *processing;
+            counters.request_times = *requests;
+        }
+        counters
+    }
 }
 
 #[cfg(test)]

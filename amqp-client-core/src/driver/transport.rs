@@ -50,24 +50,25 @@ pub trait Transport {
     }
 }
 
-/// The memory that is cleared for a read, at least.
+/// Minimum number of bytes that [`Filler`] zeroes before a read.
 const CLEARED_MIN: usize = 1024;
 
-/// The memory that is cleared for a read, at most.
+/// Maximum number of bytes that [`Filler`] zeroes before a read.
 const CLEARED_MAX: usize = 256 * 1024;
 
-/// Short reads in a row after which less memory is cleared. Pauses between bursts bring fewer.
+/// Number of short reads in a row after which [`Filler`] zeroes fewer bytes. A pause between two bursts has fewer short reads.
 const SHORT_READS: u8 = 16;
 
-/// Reads with functions that need initialized memory.
+/// Reads into a buffer with a function that needs initialized memory, such as [`std::io::Read::read`].
 ///
-/// Clearing memory costs less than copying from a buffer that is kept clear, but clearing a whole read buffer costs more than a
-/// small read. So the cleared part grows when reads fill it, and shrinks after several short reads.
+/// The filler zeroes free memory of the buffer and reads into it. Zeroing all of the free memory would cost more than a small read
+/// itself. So the filler zeroes about as many bytes as the last reads returned: the number grows when a read fills the memory, and
+/// shrinks after several short reads.
 #[derive(Debug)]
 pub struct Filler {
-    /// Bytes to clear for the next read.
+    /// Number of bytes to zero before the next read.
     size: usize,
-    /// Short reads in a row.
+    /// Number of short reads in a row.
     short: u8,
 }
 
@@ -78,7 +79,7 @@ impl Default for Filler {
 }
 
 impl Filler {
-    /// Reads into a part of the room that `input` has, and appends what was read.
+    /// Calls `read` once with free memory of `input`, and appends the bytes that it has read. `input` does not grow.
     ///
     /// # Errors
     /// As `read`.

@@ -92,10 +92,13 @@ impl Future for Confirmation {
             return Poll::Pending;
         };
         // With many messages in flight, the outcome of the oldest is often known, and no waker is needed.
-        let outcome = match self.channel.with_state(|state| state.confirms.take(seq.get())) {
-            Some(outcome) => Poll::Ready(outcome),
-            None => self.channel.poll_state(cx, |state, task| state.confirms.poll(seq.get(), task)),
-        };
+        let outcome =
+            match self.channel.with_state(|state| state.confirms.as_mut()?.take(seq.get())) {
+                Some(outcome) => Poll::Ready(outcome),
+                None => self
+                    .channel
+                    .poll_state(cx, |state, task| state.confirms().poll(seq.get(), task)),
+            };
         if let Poll::Ready(outcome) = outcome {
             self.seq = None;
             self.deadline = None;
@@ -109,7 +112,7 @@ impl Future for Confirmation {
 impl Drop for Confirmation {
     fn drop(&mut self) {
         if let Some(seq) = self.seq {
-            let _waker = self.channel.with_state(|state| state.confirms.forget(seq.get()));
+            let _waker = self.channel.with_state(|state| state.confirms().forget(seq.get()));
         }
     }
 }
@@ -194,7 +197,7 @@ impl Future for Confirmations {
         let Self { channel, seqs, deadline } = &mut *self;
         let outcome = channel.poll_state(cx, |state, task| {
             while let Some(seq) = seqs.front() {
-                match state.confirms.poll(seq.get(), task) {
+                match state.confirms().poll(seq.get(), task) {
                     Poll::Ready(Ok(())) => drop(seqs.pop_front()),
                     Poll::Ready(Err(error)) => {
                         seqs.pop_front();
@@ -218,7 +221,7 @@ impl Drop for Confirmations {
         if !seqs.is_empty() {
             // Only the first of them has a waker, which is dropped after the lock is released.
             let _waker = self.channel.with_state(|state| {
-                let forgotten = seqs.iter().map(|seq| state.confirms.forget(seq.get()));
+                let forgotten = seqs.iter().map(|seq| state.confirms().forget(seq.get()));
                 forgotten.fold(None, Option::or)
             });
         }

@@ -29,7 +29,7 @@ pub(crate) struct ChannelState {
     pub(crate) id: ChannelId,
     pub(crate) opened: bool,
     /// The reason, if the channel is closed.
-    pub(crate) ended: Option<ChannelError>,
+    pub(crate) ended: Option<Box<ChannelError>>,
     /// The part that all handles share. Empty once the application has closed the channel.
     pub(crate) handle: Weak<Handle>,
     /// Its handles were dropped.
@@ -44,7 +44,8 @@ pub(crate) struct ChannelState {
     pub(crate) confirmed: Waiters,
     pub(crate) requests: Requests,
     pub(crate) queues: Queues,
-    pub(crate) confirms: Confirms,
+    /// Made by the first publish with a confirm: most channels only consume, or publish without confirms.
+    pub(crate) confirms: Option<Box<Confirms>>,
     pub(crate) confirming: bool,
     /// What is dropped stays unsettled; see [`Channel::hold_until_closed`](crate::Channel::hold_until_closed).
     pub(crate) holding: bool,
@@ -81,7 +82,7 @@ impl ChannelState {
             confirmed: Waiters::default(),
             requests: Requests::default(),
             queues: Queues::default(),
-            confirms: Confirms::default(),
+            confirms: None,
             confirming: false,
             holding: false,
             stale: Arc::default(),
@@ -96,11 +97,24 @@ impl ChannelState {
 
     /// Stands in for a channel that the connection does not know. Handles keep their channels known, so it never has to.
     pub(crate) fn lost(id: ChannelId) -> Self {
-        Self { ended: Some(Self::lost_reason()), ..Self::new(id) }
+        Self { ended: Some(Box::new(Self::lost_reason())), ..Self::new(id) }
     }
 
     pub(crate) const fn lost_reason() -> ChannelError {
         ChannelError::Connection(ConnectionError::DriverGone)
+    }
+
+    /// The publishes with confirms.
+    #[inline]
+    pub(crate) fn confirms(&mut self) -> &mut Confirms {
+        self.confirms.get_or_insert_default()
+    }
+
+    /// Messages that are not confirmed, and their bytes.
+    #[inline]
+    pub(crate) fn unconfirmed(&self) -> (usize, usize) {
+        let confirms = self.confirms.as_deref();
+        confirms.map_or((0, 0), |confirms| (confirms.outstanding(), confirms.bytes()))
     }
 
     pub(super) fn handle(
@@ -118,9 +132,12 @@ impl ChannelState {
             }
             Event::Confirmed { publishes, ack } => {
                 self.log.confirmed(*publishes.start(), *publishes.end(), ack, now);
-                self.confirms.confirmed(&publishes, ack, &mut wake);
-                if let Some(now) = now {
-                    self.confirms.ages.flush(now, &mut self.tally.times().confirms);
+                let Self { confirms, tally, .. } = self;
+                if let Some(confirms) = confirms {
+                    confirms.confirmed(&publishes, ack, &mut wake);
+                    if let Some(now) = now {
+                        confirms.ages.flush(now, &mut tally.times().confirms);
+                    }
                 }
                 self.confirms_changed(wake);
             }
@@ -146,7 +163,7 @@ impl ChannelState {
                 self.log.event(&event, now);
                 self.listeners.emit(&event, wake);
                 match publish {
-                    Some(publish) => self.confirms.returned(publish, returned),
+                    Some(publish) => self.confirms().returned(publish, returned),
                     // With confirms, the message is counted when its confirm arrives.
                     None if proto.channel(self.id).is_ok_and(|own| own.is_confirming()) => {}
                     // Without confirms, this is its only outcome.
@@ -188,12 +205,12 @@ impl ChannelState {
             }
             Event::Unconfirmed { publishes, error } => {
                 self.log.unconfirmed(*publishes.start(), *publishes.end());
-                self.confirms.unconfirmed(&publishes, &error, &mut wake);
+                self.confirms().unconfirmed(&publishes, &error, &mut wake);
                 self.confirms_changed(wake);
             }
             Event::PublishFailed { publish, error } => {
                 self.log.not_resent(&error, now);
-                self.confirms.given_up(publish, &error, &mut wake);
+                self.confirms().given_up(publish, &error, &mut wake);
                 self.confirms_changed(wake);
             }
             Event::Interrupted { delivered, unsettled, error } => {
@@ -300,14 +317,14 @@ impl ChannelState {
     /// Returns whether a message of `size` bytes fits into the window, and it is the turn of the future with that ticket.
     #[inline]
     pub(crate) fn has_room(&self, window: Window, size: usize, ticket: Option<Ticket>) -> bool {
-        let (messages, bytes) = (self.confirms.outstanding(), self.confirms.bytes());
+        let (messages, bytes) = self.unconfirmed();
         let room = window.has_room(messages, bytes, size);
         room && (self.windows.is_empty() || self.has_turn(window, size, ticket))
     }
 
     /// Returns whether it is the turn of the future with that ticket, and the message fits behind those that go first.
     fn has_turn(&self, window: Window, size: usize, ticket: Option<Ticket>) -> bool {
-        let (messages, bytes) = (self.confirms.outstanding(), self.confirms.bytes());
+        let (messages, bytes) = self.unconfirmed();
         let Some((_, line)) = self.windows.iter().find(|(of, _)| *of == window) else {
             return true;
         };
@@ -355,7 +372,7 @@ impl ChannelState {
 
     /// Wakes as many publishers as there is room for in their window.
     fn call_publishers(&mut self, mut wake: impl FnMut(Waker)) {
-        let (messages, bytes) = (self.confirms.outstanding(), self.confirms.bytes());
+        let (messages, bytes) = self.unconfirmed();
         for (window, line) in &mut self.windows {
             let has_room = |granted: Room, size| {
                 let bytes = bytes.saturating_add(granted.bytes);
@@ -367,7 +384,7 @@ impl ChannelState {
 
     fn confirms_changed(&mut self, mut wake: impl FnMut(Waker)) {
         self.call_publishers(&mut wake);
-        if self.confirms.outstanding() == 0 {
+        if self.unconfirmed().0 == 0 {
             self.confirmed.wake_all(wake);
         }
     }
@@ -387,9 +404,9 @@ impl ChannelState {
         now: Option<Instant>,
         mut wake: impl FnMut(Waker),
     ) {
-        self.log.ends_with(self.requests.waiting(), self.confirms.outstanding());
+        self.log.ends_with(self.requests.waiting(), self.unconfirmed().0);
         self.requests.terminate(&reason, &mut wake);
-        self.confirms.terminate(&reason, &mut wake);
+        self.confirms.iter_mut().for_each(|confirms| confirms.terminate(&reason, &mut wake));
         for queue in self.queues.iter_mut() {
             let end = End::Unasked(ConsumerEnd::Ended(reason.clone()));
             queue.end(end).into_iter().for_each(&mut wake);
@@ -399,6 +416,17 @@ impl ChannelState {
         self.confirmed.wake_all(&mut wake);
         self.emit(&ChannelEvent::Closed(reason.clone()), now, &mut wake);
         self.listeners.close(&mut wake);
-        self.ended = Some(reason);
+        self.ended = Some(Box::new(reason));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each open channel has one. What only some channels need belongs into a box that is made at its first use.
+    #[test]
+    fn a_channel_is_small() {
+        assert!(size_of::<ChannelState>() <= 384, "{} bytes", size_of::<ChannelState>());
     }
 }

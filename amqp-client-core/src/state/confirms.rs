@@ -18,6 +18,8 @@ pub(crate) struct Confirms {
     /// Publishes from number `first` on.
     ring: VecDeque<Publish>,
     first: u64,
+    /// Returned messages whose confirms are yet to come. Few are returned, so they take no room in the ring.
+    returned: HashMap<u64, Box<Returned>>,
     /// Outcomes that no future has taken yet, moved here when they would keep the ring from shrinking.
     left_over: HashMap<u64, Outcome>,
     /// Messages and bytes that are not confirmed.
@@ -51,7 +53,6 @@ pub(super) struct Outcomes {
 struct Publish {
     size: usize,
     state: PublishState,
-    returned: Option<Box<Returned>>,
 }
 
 #[derive(Debug)]
@@ -64,6 +65,12 @@ enum PublishState {
     Done(Outcome),
     /// The outcome was returned or is not needed.
     Gone,
+}
+
+impl PublishState {
+    const fn is_unconfirmed(&self) -> bool {
+        matches!(self, Self::Waiting(_) | Self::Unwatched)
+    }
 }
 
 /// The observers of unconfirmed publishes, by number, and those whose publishes have ended.
@@ -108,7 +115,7 @@ impl Confirms {
         self.outstanding += 1;
         self.bytes += size;
         let state = if watched { PublishState::Waiting(None) } else { PublishState::Unwatched };
-        self.ring.push_back(Publish { size, state, returned: None });
+        self.ring.push_back(Publish { size, state });
         !self.unwritten && self.begin_run(seq)
     }
 
@@ -167,8 +174,8 @@ impl Confirms {
 
     /// Stores a returned mandatory message; its confirm follows.
     pub(crate) fn returned(&mut self, seq: PublishSeq, returned: Box<Returned>) {
-        if let Some(publish) = self.get(seq.get()) {
-            publish.returned = Some(returned);
+        if self.get(seq.get()).is_some_and(|publish| publish.state.is_unconfirmed()) {
+            self.returned.insert(seq.get(), returned);
         }
     }
 
@@ -299,13 +306,14 @@ impl Confirms {
         wake: &mut impl FnMut(Waker),
         outcome: impl FnOnce(Option<Box<Returned>>) -> Result<(), ConfirmError>,
     ) -> bool {
-        let Self { ring, first, outcomes, observers, failed, .. } = self;
+        let Self { ring, first, returned, outcomes, observers, failed, .. } = self;
         let index = seq.checked_sub(*first).and_then(|index| usize::try_from(index).ok());
         let Some(publish) = index.and_then(|index| ring.get_mut(index)) else { return false };
-        if !matches!(publish.state, PublishState::Waiting(_) | PublishState::Unwatched) {
+        if !publish.state.is_unconfirmed() {
             return false;
         }
-        let outcome = outcome(publish.returned.take()).map_err(Box::new);
+        let returned = if returned.is_empty() { None } else { returned.remove(&seq) };
+        let outcome = outcome(returned).map_err(Box::new);
         match &outcome {
             Ok(()) => outcomes.confirmed += 1,
             Err(error) => {

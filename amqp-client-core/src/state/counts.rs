@@ -17,7 +17,7 @@ pub(crate) struct Tally {
     /// Boxed, because in a program that opens many channels, most of them record no time.
     times: Option<Box<Times>>,
     /// When the application took its deliveries.
-    ages: Ages,
+    ages: Option<Box<Ages>>,
 }
 
 impl Tally {
@@ -34,7 +34,7 @@ impl Tally {
 
     /// The application takes messages; `first` is the first of them. It can settle them from now on.
     pub(crate) fn taken(&mut self, first: &Delivery, now: Option<Instant>) {
-        self.ages.taken(first.delivery_tag().get(), now);
+        self.ages.get_or_insert_default().taken(first.delivery_tag().get(), now);
     }
 
     /// A message was fetched.
@@ -61,7 +61,7 @@ impl Tally {
     #[inline]
     pub(crate) fn settled(&mut self, tag: DeliveryTag, how: Settlement) -> bool {
         *self.counter_of(how) += 1;
-        self.ages.end(tag.get())
+        self.ages.as_mut().is_some_and(|ages| ages.end(tag.get()))
     }
 
     /// Settles all deliveries up to `tag`, and counts them. Returns whether to [time](State::time_later) them at the next turn of
@@ -76,7 +76,7 @@ impl Tally {
         let (mut timed, mut count) = (false, 0);
         // If there are unsettled deliveries, `settle` fails only on a channel that is being closed. There, times no longer matter.
         protocol.unsettled_up_to(tag, |tag| {
-            timed |= self.ages.end(tag.get());
+            timed |= self.ages.as_mut().is_some_and(|ages| ages.end(tag.get()));
             count += 1;
         });
         settle(protocol)?;
@@ -113,12 +113,14 @@ impl Tally {
 impl ChannelState {
     /// Returns the counters of the channel.
     pub(crate) fn counters(&self) -> Counters {
-        let outcomes = &self.confirms.outcomes;
         let mut counters = self.tally.counters.with_times(self.tally.times.as_deref());
-        counters.confirmed += outcomes.confirmed;
-        counters.nacked += outcomes.nacked;
-        counters.returned += outcomes.returned;
-        counters.unconfirmed += outcomes.unconfirmed;
+        if let Some(confirms) = &self.confirms {
+            let outcomes = &confirms.outcomes;
+            counters.confirmed += outcomes.confirmed;
+            counters.nacked += outcomes.nacked;
+            counters.returned += outcomes.returned;
+            counters.unconfirmed += outcomes.unconfirmed;
+        }
         counters.requests_failed += self.requests.failed;
         let Arrived { count, bytes, redelivered } = self.queues.arrived();
         counters.delivered += count;
@@ -130,10 +132,10 @@ impl ChannelState {
     /// Begins the times of messages and requests that are handed to the transport, and ends those of settled deliveries.
     fn turn(&mut self, now: Instant) {
         self.untimed = false;
-        self.confirms.turn(now);
+        self.confirms.iter_mut().for_each(|confirms| confirms.turn(now));
         self.requests.turn(now);
         let Tally { times, ages, .. } = &mut self.tally;
-        if ages.has_ended() {
+        if let Some(ages) = ages.as_mut().filter(|ages| ages.has_ended()) {
             ages.flush(now, &mut times.get_or_insert_default().processing);
         }
     }
@@ -199,7 +201,7 @@ impl State {
 
     /// Requeues the unsettled deliveries of the channel `id`, which is about to be closed.
     pub(super) fn give_back_all(
-        channels: &mut [Option<ChannelState>],
+        channels: &mut [Option<Box<ChannelState>>],
         id: ChannelId,
         protocol: &mut SessionChannel<'_>,
     ) {

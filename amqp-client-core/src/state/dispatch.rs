@@ -146,7 +146,7 @@ impl State {
         story.add(channel.log.take_lost());
         counters.channels_opened += u64::from(channel.opened && !was_open);
         counters.channels_closed += u64::from(channel.opened && outcome.over);
-        if let Some(reports) = channel.confirms.reports() {
+        if let Some(reports) = channel.confirms.as_mut().and_then(|confirms| confirms.reports()) {
             wakes.call(reports);
         }
         if outcome.over {

@@ -212,9 +212,10 @@ impl State {
 }
 
 /// Returns the channel of the consumer that holds most.
-fn laggard(channels: &mut [Option<ChannelState>]) -> Option<&mut ChannelState> {
+fn laggard(channels: &mut [Option<Box<ChannelState>>]) -> Option<&mut ChannelState> {
     let largest =
         |channel: &mut ChannelState| channel.queues.largest().map_or(0, |queue| queue.bytes);
-    let found = channels.iter_mut().flatten().map(|channel| (largest(channel), channel));
+    let channels = channels.iter_mut().filter_map(Option::as_deref_mut);
+    let found = channels.map(|channel| (largest(channel), channel));
     found.max_by_key(|(bytes, _)| *bytes).map(|(_, channel)| channel)
 }

@@ -7,9 +7,15 @@ use crate::event::ListenerEvent;
 /// The listeners of an event stream. Each listener gets all events. A slow listener loses its oldest events, and delays nobody.
 #[derive(Debug)]
 pub(crate) struct Listeners<E> {
+    /// Made for the first listener: few channels have one.
+    registered: Option<Box<Registered<E>>>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Registered<E> {
     listeners: Vec<(u64, Listener<E>)>,
     last: u64,
-    closed: bool,
 }
 
 #[derive(Debug)]
@@ -45,27 +51,30 @@ impl<E> Heard<E> {
 
 impl<E> Default for Listeners<E> {
     fn default() -> Self {
-        Self { listeners: Vec::new(), last: 0, closed: false }
+        Self { registered: None, closed: false }
     }
 }
 
 impl<E: ListenerEvent> Listeners<E> {
     pub(crate) fn subscribe(&mut self) -> u64 {
-        self.last += 1;
+        let none = || Box::new(Registered { listeners: Vec::new(), last: 0 });
+        let registered = self.registered.get_or_insert_with(none);
+        registered.last += 1;
         let listener = Listener { queue: VecDeque::new(), bytes: 0, missed: 0, waker: None };
-        self.listeners.push((self.last, listener));
-        self.last
+        registered.listeners.push((registered.last, listener));
+        registered.last
     }
 
     /// Removes a listener. Returns its waker, to be dropped behind the lock.
     #[must_use = "a waker is not dropped under the lock"]
     pub(crate) fn unsubscribe(&mut self, id: u64) -> Option<Waker> {
-        let index = self.listeners.iter().position(|(listener, _)| *listener == id)?;
-        self.listeners.remove(index).1.waker
+        let listeners = &mut self.registered.as_mut()?.listeners;
+        let index = listeners.iter().position(|(listener, _)| *listener == id)?;
+        listeners.remove(index).1.waker
     }
 
     pub(crate) fn emit(&mut self, event: &E, mut wake: impl FnMut(Waker)) {
-        for (_, listener) in &mut self.listeners {
+        for listener in self.iter_mut() {
             listener.make_room(event.message_bytes());
             listener.queue.push_back(event.clone());
             listener.waker.take().into_iter().for_each(&mut wake);
@@ -75,14 +84,21 @@ impl<E: ListenerEvent> Listeners<E> {
     /// Ends the stream of events.
     pub(crate) fn close(&mut self, mut wake: impl FnMut(Waker)) {
         self.closed = true;
-        for (_, listener) in &mut self.listeners {
+        for listener in self.iter_mut() {
             listener.waker.take().into_iter().for_each(&mut wake);
         }
     }
 
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Listener<E>> {
+        let listeners = self.registered.iter_mut().flat_map(|registered| &mut registered.listeners);
+        listeners.map(|(_, listener)| listener)
+    }
+
     pub(crate) fn poll(&mut self, id: u64, task: &mut Task<'_>) -> Poll<Option<Heard<E>>> {
-        let Some((_, listener)) = self.listeners.iter_mut().find(|(listener, _)| *listener == id)
-        else {
+        let closed = self.closed;
+        let mut listeners =
+            self.registered.iter_mut().flat_map(|registered| &mut registered.listeners);
+        let Some((_, listener)) = listeners.find(|(listener, _)| *listener == id) else {
             return Poll::Ready(None);
         };
         if listener.missed > 0 {
@@ -90,7 +106,7 @@ impl<E: ListenerEvent> Listeners<E> {
         }
         match listener.pop() {
             Some(event) => Poll::Ready(Some(Heard::Event(event))),
-            None if self.closed => Poll::Ready(None),
+            None if closed => Poll::Ready(None),
             None => {
                 task.register(&mut listener.waker);
                 Poll::Pending
@@ -149,13 +165,13 @@ mod tests {
         let id = listeners.subscribe();
         for size in [BACKLOG_BYTES / 2, BACKLOG_BYTES / 2, 1, 2 * BACKLOG_BYTES] {
             listeners.emit(&Message(size), Waker::wake);
-            let listener = &listeners.listeners[0].1;
+            let listener = listeners.iter_mut().next().expect("it is registered");
             assert!(listener.bytes <= BACKLOG_BYTES || listener.queue.len() == 1);
         }
         let missed = poll(&mut listeners, id);
         assert!(matches!(missed, Poll::Ready(Some(Heard::Missed(3)))));
         assert!(matches!(poll(&mut listeners, id), Poll::Ready(Some(Heard::Event(_)))));
-        assert_eq!(listeners.listeners[0].1.bytes, 0);
+        assert_eq!(listeners.iter_mut().next().map(|listener| listener.bytes), Some(0));
     }
 
     fn heard(listeners: &mut Listeners<u64>, id: u64) -> Vec<Option<u64>> {
@@ -184,7 +200,7 @@ mod tests {
         listeners.close(Waker::wake);
         assert!(matches!(poll(&mut listeners, first), Poll::Ready(None)));
         drop(listeners.unsubscribe(first));
-        assert_eq!(listeners.listeners.len(), 1);
+        assert_eq!(listeners.iter_mut().count(), 1);
     }
 
     #[test]

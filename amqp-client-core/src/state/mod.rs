@@ -127,7 +127,7 @@ pub(crate) struct State {
     pub(crate) requeues: bool,
     /// The driver, when it waits for something to do.
     driver: Option<Waker>,
-    channels: Vec<Option<ChannelState>>,
+    channels: Vec<Option<Box<ChannelState>>>,
     /// The index in `channels` for each channel number in use.
     by_number: Vec<Option<u32>>,
     /// Channels without handles that are not being closed yet.
@@ -281,7 +281,7 @@ impl State {
     pub(crate) fn add_channel(&mut self, id: ChannelId) -> u32 {
         let mut channel = ChannelState::new(id);
         channel.log = ChannelLog::new(&self.log, id);
-        let channel = Some(channel);
+        let channel = Some(Box::new(channel));
         let place = match self.channels.iter().position(Option::is_none) {
             Some(free) => {
                 self.channels[free] = channel;
@@ -322,17 +322,18 @@ impl State {
 
     /// Returns the channel at that place. Handles own their place, so it exists.
     pub(crate) fn channel(&mut self, place: u32) -> Option<&mut ChannelState> {
-        self.channels.get_mut(place as usize)?.as_mut()
+        self.channels.get_mut(place as usize)?.as_deref_mut()
     }
 
     /// The channels that the broker has closed and that still have handles.
     pub(crate) fn closed_channels(&self) -> Vec<ClosedChannel> {
-        let closed = self.channels.iter().flatten().filter_map(|channel| match &channel.ended {
-            // A close by the application is not reported, and the end of the connection is reported elsewhere.
-            Some(ChannelError::Closed(close)) if close.by == Initiator::Local => None,
-            Some(ChannelError::Connection(_)) | None => None,
-            Some(reason) => Some(ClosedChannel { id: channel.id, reason: reason.clone() }),
-        });
+        let closed =
+            self.channels.iter().flatten().filter_map(|channel| match channel.ended.as_deref() {
+                // A close by the application is not reported, and the end of the connection is reported elsewhere.
+                Some(ChannelError::Closed(close)) if close.by == Initiator::Local => None,
+                Some(ChannelError::Connection(_)) | None => None,
+                Some(reason) => Some(ClosedChannel { id: channel.id, reason: reason.clone() }),
+            });
         closed.collect()
     }
 
@@ -418,7 +419,7 @@ impl State {
     pub(crate) fn in_flight(&mut self) -> (usize, usize) {
         let (mut unsettled, mut unconfirmed) = (0, 0);
         for channel in self.channels.iter().flatten().filter(|channel| channel.ended.is_none()) {
-            unconfirmed += channel.confirms.outstanding();
+            unconfirmed += channel.unconfirmed().0;
             unsettled += self.proto.channel(channel.id).map_or(0, |channel| channel.unsettled());
         }
         (unsettled, unconfirmed)

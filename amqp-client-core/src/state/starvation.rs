@@ -1,10 +1,10 @@
 use std::time::{Duration, Instant};
 
-/// Steps without a turn of the driver after which a task yields. Each yield costs a write of what the steps have queued, such as
-/// acknowledgements: with 64 steps, acknowledging cost a third more. A task that is slower yields by time before.
+/// Number of steps after which a task yields if the driver had no turn meanwhile. At each yield, the driver writes what the task
+/// has queued, such as acknowledgements. With 64 steps, acknowledging cost a third more. A slow task yields earlier, by time.
 const YIELD_AFTER_STEPS: u32 = 1024;
 
-/// The same for a runtime without a clock, where only the count shows that a task is slow.
+/// Replaces [`YIELD_AFTER_STEPS`] if the runtime has no clock. Then a slow task cannot yield by time, so it yields after fewer steps.
 const YIELD_AFTER_UNTIMED_STEPS: u32 = 64;
 
 /// The time after which a task yields. Less than a millisecond is not noticeable, and yielding costs little compared with that
@@ -18,7 +18,7 @@ const CLOCK_STRIDE: u32 = 16;
 /// Finds out whether a task that never waits keeps the driver from running, as when both share a thread: nobody would write
 /// its acknowledgements and heartbeats then. Such a task yields, by count and by time.
 ///
-/// It looks at the clock at each step of a task that takes its time, and at every 16th of one that does not.
+/// It reads the clock at each step of a slow task, and at every 16th step of a fast one.
 #[derive(Debug)]
 pub(crate) struct StarvationWatch {
     /// Steps until the next check.

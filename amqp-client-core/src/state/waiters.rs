@@ -83,6 +83,12 @@ pub(crate) enum On {
 /// that is gone keeps neither memory nor its task.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
+    /// Made for the first task: on most channels, nobody waits for most things.
+    crowd: Option<Box<Crowd>>,
+}
+
+#[derive(Debug, Default)]
+struct Crowd {
     entries: Vec<Entry>,
     free: Vec<WaiterId>,
 }
@@ -101,14 +107,35 @@ enum Entry {
 impl Waiters {
     /// Registers this task's waker in the entry. Without an entry, creates one.
     pub(crate) fn register(&mut self, id: &mut Option<WaiterId>, task: &mut Task<'_>) {
-        let id = *id.get_or_insert_with(|| self.insert());
-        let entry = self.entries.get_mut(id.0 as usize);
+        let crowd = self.crowd.get_or_insert_default();
+        let id = *id.get_or_insert_with(|| crowd.insert());
+        let entry = crowd.entries.get_mut(id.0 as usize);
         debug_assert!(matches!(entry, Some(Entry::Waiting(_))), "the entry is its future's own");
         if let Some(Entry::Waiting(waker)) = entry {
             task.register(waker);
         }
     }
 
+    /// Removes an entry. Returns its waker, to be dropped behind the lock.
+    #[must_use = "a waker is not dropped under the lock"]
+    pub(crate) fn remove(&mut self, id: WaiterId) -> Option<Waker> {
+        self.crowd.as_mut()?.remove(id)
+    }
+
+    /// Wakes everybody. Their entries stay, for those that go on waiting.
+    pub(crate) fn wake_all(&mut self, wake: impl FnMut(Waker)) {
+        if let Some(crowd) = &mut self.crowd {
+            crowd.wake_all(wake);
+        }
+    }
+
+    /// Frees the memory if nobody waits, where it is unlikely that others will.
+    pub(crate) fn free_if_empty(&mut self) {
+        self.crowd.take_if(|crowd| crowd.entries.is_empty());
+    }
+}
+
+impl Crowd {
     fn insert(&mut self) -> WaiterId {
         if let Some(id) = self.free.pop() {
             if let Some(entry) = self.entries.get_mut(id.0 as usize) {
@@ -120,9 +147,7 @@ impl Waiters {
         WaiterId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
     }
 
-    /// Removes an entry. Returns its waker, to be dropped behind the lock.
-    #[must_use = "a waker is not dropped under the lock"]
-    pub(crate) fn remove(&mut self, id: WaiterId) -> Option<Waker> {
+    fn remove(&mut self, id: WaiterId) -> Option<Waker> {
         let entry = std::mem::replace(self.entries.get_mut(id.0 as usize)?, Entry::Free);
         debug_assert!(matches!(entry, Entry::Waiting(_)), "an entry is removed once");
         self.free.push(id);
@@ -139,8 +164,7 @@ impl Waiters {
         }
     }
 
-    /// Wakes everybody. Their entries stay, for those that go on waiting.
-    pub(crate) fn wake_all(&mut self, wake: impl FnMut(Waker)) {
+    fn wake_all(&mut self, wake: impl FnMut(Waker)) {
         let wakers = self.entries.iter_mut().filter_map(|entry| match entry {
             Entry::Waiting(waker) => waker.take(),
             Entry::Free => None,
@@ -210,7 +234,10 @@ pub(super) mod tests {
         for id in ids.iter().flatten().skip(1).step_by(2) {
             assert!(waiters.remove(*id).is_none(), "it was woken");
         }
-        assert!(waiters.entries.is_empty() && waiters.entries.capacity() <= IDLE_ENTRIES);
+        let Crowd { entries, .. } = waiters.crowd.as_deref().expect("it is kept");
+        assert!(entries.is_empty() && entries.capacity() <= IDLE_ENTRIES);
+        waiters.free_if_empty();
+        assert!(waiters.crowd.is_none());
     }
 
     #[test]
@@ -221,7 +248,8 @@ pub(super) mod tests {
         for task in [&first, &first, &last] {
             wait(&mut waiters, &mut id, &Waker::from(task.clone()));
         }
-        assert_eq!((waiters.entries.len(), Arc::strong_count(&first)), (1, 1));
+        let entries = waiters.crowd.as_ref().map(|crowd| crowd.entries.len());
+        assert_eq!((entries, Arc::strong_count(&first)), (Some(1), 1));
         waiters.wake_all(Waker::wake);
         assert_eq!(first.0.load(Ordering::SeqCst), 0);
         assert_eq!(last.0.load(Ordering::SeqCst), 1);
@@ -241,6 +269,6 @@ pub(super) mod tests {
             wait(&mut waiters, &mut id, Waker::noop());
             drop(waiters.remove(id.expect("it waits")));
         }
-        assert_eq!(waiters.entries.len(), 2);
+        assert_eq!(waiters.crowd.map(|crowd| crowd.entries.len()), Some(2));
     }
 }

@@ -1,5 +1,6 @@
 //! The commands of a channel, except publishing.
 
+use alloc::boxed::Box;
 use core::fmt;
 
 use super::acks::Settlement;
@@ -390,7 +391,7 @@ impl Channel<'_> {
                 method_id,
             },
         );
-        self.state.phase = Phase::Closing(close);
+        self.state.phase = Phase::Closing(Box::new(close));
         self.state.note_awaiting(self.outbound);
     }
 
@@ -505,9 +506,9 @@ impl Channel<'_> {
     #[cold]
     fn why_closed(&self) -> Result<(), ChannelError> {
         match (&self.state.phase, &self.outbound.closing) {
-            (Phase::Closed(error), _) => Err(error.clone()),
+            (Phase::Closed(error), _) => Err((**error).clone()),
             (_, Some(close)) => Err(ConnectionError::Closed(close.clone()).into()),
-            (Phase::Closing(close), None) => Err(ChannelError::Closed(close.clone())),
+            (Phase::Closing(close), None) => Err(ChannelError::Closed((**close).clone())),
             (Phase::Opening | Phase::Open, None) => Ok(()),
         }
     }

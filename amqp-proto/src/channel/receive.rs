@@ -54,7 +54,7 @@ impl ChannelState {
     ) -> Result<usize, ConnectionError> {
         let bytes = chunk.get(payload.clone()).unwrap_or_default();
         debug_assert_eq!(self.awaits, self.awaits_peer(), "whatever changes it notes it");
-        if let Some(incoming) = &self.incoming {
+        if let Some(incoming) = self.incoming() {
             // Accept `channel.close` in the middle of content: it carries the real error.
             if bytes.first_chunk() != Some(&CLOSE) {
                 return Err(unexpected(FrameKind::Method, incoming.expected()).into());
@@ -134,20 +134,20 @@ impl ChannelState {
     }
 
     fn begin_content(&mut self, outbound: &mut Outbound, method: ContentMethod) {
-        self.incoming = Some(Incoming::new(method));
+        self.incoming.get_or_insert_default().begin(method);
         outbound.note_attached(self.id);
     }
 
     /// The rest of an incomplete message comes with another read.
     pub(crate) fn detach_content(&mut self, outbound: &mut Outbound) -> Received {
-        let Some(incoming) = &mut self.incoming else { return Ok(()) };
+        let Some(incoming) = self.incoming() else { return Ok(()) };
         outbound.unfinished += incoming.detach();
         check_unfinished(outbound, incoming)
     }
 
     /// Processes the payload of a content header frame.
     pub(crate) fn receive_header(&mut self, outbound: &mut Outbound, payload: &Bytes) -> Received {
-        let Some(incoming) = &mut self.incoming else {
+        let Some(incoming) = self.incoming() else {
             return Err(unexpected(FrameKind::Header, "a method frame").into());
         };
         incoming.header(payload, outbound)?;
@@ -157,7 +157,7 @@ impl ChannelState {
 
     /// Processes the payload of a body frame.
     pub(crate) fn receive_body(&mut self, outbound: &mut Outbound, payload: Bytes) -> Received {
-        let Some(incoming) = &mut self.incoming else {
+        let Some(incoming) = self.incoming() else {
             return Err(unexpected(FrameKind::Body, "a method frame").into());
         };
         outbound.unfinished += incoming.body(payload, &mut outbound.body_pool)?;
@@ -166,11 +166,11 @@ impl ChannelState {
     }
 
     fn complete_content(&mut self, outbound: &mut Outbound) -> Received {
-        let Some(incoming) = self.incoming.take_if(|incoming| incoming.is_complete()) else {
-            return Ok(());
-        };
+        let complete = self.incoming().filter(|incoming| incoming.is_complete());
+        let Some(incoming) = complete else { return Ok(()) };
         outbound.unfinished -= incoming.kept();
-        let Complete { method, properties, body } = incoming.into_complete(&mut outbound.body_pool);
+        let complete = incoming.take_complete(&mut outbound.body_pool);
+        let Some(Complete { method, properties, body }) = complete else { return Ok(()) };
         match method {
             ContentMethod::Deliver { consumer, no_ack, payload } => {
                 let arguments = arguments_of(&payload)?;
@@ -521,8 +521,8 @@ impl ChannelState {
         let Phase::Closing(close) = &self.phase else {
             return Err(out_of_place("channel.close-ok"));
         };
-        let close = close.clone();
-        self.end(outbound, ChannelError::Closed(close));
+        let close = ChannelError::Closed((**close).clone());
+        self.end(outbound, close);
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! The state of a channel.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::acks::{Settlement, Unsettled};
@@ -22,8 +23,9 @@ pub(crate) struct ChannelState {
     pub(super) phase: Phase,
     pub(super) pending: Requests,
     pub(super) consumers: Consumers,
-    /// The message whose frames are arriving.
-    pub(super) incoming: Option<Incoming>,
+    /// The message whose frames are arriving, if one [has begun](Incoming::has_begun). Made for the first message that does not arrive
+    /// in one piece, and kept for the next: most channels need none, and the others need no allocation for each message.
+    pub(super) incoming: Option<Box<Incoming>>,
     pub(super) mode: Mode,
     pub(super) unsettled: Unsettled,
     pub(super) held: Held,
@@ -44,16 +46,16 @@ pub(super) enum Phase {
     Opening,
     Open,
     /// This side has sent the close.
-    Closing(Close),
+    Closing(Box<Close>),
     /// Closed; the number is free once the event has been polled.
-    Closed(ChannelError),
+    Closed(Box<ChannelError>),
 }
 
 #[derive(Debug)]
 pub(super) enum Mode {
     Plain,
-    Confirm(Confirms),
-    Tx(Transaction),
+    Confirm(Box<Confirms>),
+    Tx(Box<Transaction>),
 }
 
 /// The transaction of a channel that is not committed or rolled back yet.
@@ -98,6 +100,12 @@ impl ChannelState {
             self.awaits = true;
             outbound.awaiting += 1;
         }
+    }
+
+    /// Returns the message whose frames are arriving, if there is one.
+    #[inline]
+    pub(super) fn incoming(&mut self) -> Option<&mut Incoming> {
+        self.incoming.as_deref_mut().filter(|incoming| incoming.has_begun())
     }
 
     pub(super) fn new(id: ChannelId, phase: Phase) -> Self {
@@ -184,13 +192,13 @@ impl ChannelState {
             }
             Method::ConfirmSelect(_) => {
                 if matches!(self.mode, Mode::Plain) {
-                    self.mode = Mode::Confirm(Confirms::new());
+                    self.mode = Mode::Confirm(Box::new(Confirms::new()));
                 }
                 Effect::None
             }
             Method::TxSelect(_) => {
                 if !matches!(self.mode, Mode::Tx(_)) {
-                    self.mode = Mode::Tx(Transaction::default());
+                    self.mode = Mode::Tx(Box::default());
                 }
                 self.unsettled.begin();
                 Effect::None
@@ -241,5 +249,16 @@ impl ChannelState {
 
     pub(super) fn consumer_of(&mut self, tag: &[u8]) -> Option<(ConsumerId, bool, bool)> {
         self.consumers.find(tag).map(|found| (found.id, found.no_ack, found.unwanted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each open channel has one. What only some channels need belongs into a box that is made at its first use.
+    #[test]
+    fn a_channel_is_small() {
+        assert!(size_of::<ChannelState>() <= 384, "{} bytes", size_of::<ChannelState>());
     }
 }

@@ -1,7 +1,7 @@
 use super::commands::Channel;
 use super::state::{ChannelState, Mode, Phase};
 use crate::method::ChannelOpen;
-use crate::outbound::{Outbound, Role};
+use crate::outbound::Outbound;
 use crate::{
     ChannelError, ChannelEvent, ChannelId, ConnectionError, Misuse, OpenChannelError, PublishSeq,
     ShortStr, Violation,
@@ -15,8 +15,8 @@ use core::ops::RangeInclusive;
 pub(crate) struct Channels {
     /// Channel `n` stands at `n - 1`. Grows with the channels that are open at once.
     slots: Vec<Option<Box<ChannelState>>>,
-    /// Numbers below the length of `slots` that are free.
-    free: Vec<u16>,
+    /// The slots before this index are in use, so the search for a free number begins here.
+    used: usize,
     channel_max: u16,
 }
 
@@ -30,15 +30,13 @@ impl Channels {
         self.channel_max
     }
 
-    /// Opens a channel with a number of its own choice.
+    /// Opens a channel with the lowest free number.
     pub(crate) fn open(&mut self, outbound: &mut Outbound) -> Result<ChannelId, OpenChannelError> {
-        let number = match self.free.pop() {
-            Some(number) => number,
-            None => u16::try_from(self.slots.len() + 1)
-                .ok()
-                .filter(|number| *number <= self.channel_max)
-                .ok_or(OpenChannelError::Exhausted { channel_max: self.channel_max })?,
-        };
+        while self.slots.get(self.used).is_some_and(Option::is_some) {
+            self.used += 1;
+        }
+        let number = u16::try_from(self.used + 1).ok().filter(|number| *number <= self.channel_max);
+        let number = number.ok_or(OpenChannelError::Exhausted { channel_max: self.channel_max })?;
         Ok(self.begin(number, outbound))
     }
 
@@ -54,14 +52,8 @@ impl Channels {
         if self.get(number).is_some() {
             return Err(OpenChannelError::InUse { number });
         }
-        match self.free.iter().position(|free| *free == number) {
-            Some(place) => drop(self.free.swap_remove(place)),
-            // The numbers in between are free from now on.
-            None => {
-                let first = u16::try_from(self.slots.len() + 1).unwrap_or(number);
-                self.free.extend((first..number).rev());
-                self.slots.resize_with(usize::from(number), || None);
-            }
+        if self.slots.len() < usize::from(number) {
+            self.slots.resize_with(usize::from(number), || None);
         }
         Ok(self.begin(number, outbound))
     }
@@ -140,12 +132,11 @@ impl Channels {
     }
 
     /// Frees the number of a channel whose end was reported.
-    pub(crate) fn release(&mut self, id: ChannelId, role: Role) {
+    pub(crate) fn release(&mut self, id: ChannelId) {
         let Some(slot) = self.slot(id.0) else { return };
         // A client may have reused the number by now.
-        let over = slot.take_if(|channel| matches!(channel.phase, Phase::Closed(_)));
-        if over.is_some() && role == Role::Client {
-            self.free.push(id.0);
+        if slot.take_if(|channel| matches!(channel.phase, Phase::Closed(_))).is_some() {
+            self.used = self.used.min(usize::from(id.0).saturating_sub(1));
         }
     }
 
@@ -198,7 +189,7 @@ impl ChannelState {
                 outbound.emit(self.id, ChannelEvent::Returned { publish, returned });
             });
         }
-        self.phase = Phase::Closed(error.clone());
+        self.phase = Phase::Closed(Box::new(error.clone()));
         self.note_awaiting(outbound);
         outbound.emit(self.id, ChannelEvent::Closed(error));
     }

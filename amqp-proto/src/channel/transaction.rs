@@ -1,5 +1,7 @@
 //! Settlements on a transactional channel that are not part of the application's transactions.
 
+use alloc::boxed::Box;
+
 use super::acks::Settlement;
 use super::requests::{Effect, Pending};
 use super::state::{ChannelState, Mode, Transaction};
@@ -56,7 +58,7 @@ impl ChannelState {
     /// The application's commit or rollback was sent.
     pub(super) fn transaction_ended(&mut self, outbound: &mut Outbound, commits: bool) {
         let Mode::Tx(transaction) = &mut self.mode else { return };
-        let Transaction { apart, .. } = core::mem::take(transaction);
+        let Transaction { apart, .. } = core::mem::take(&mut **transaction);
         if commits || apart.is_empty() {
             return;
         }
@@ -70,7 +72,7 @@ impl ChannelState {
     /// Commits what was settled separately, if there is nothing else to commit. Flush first.
     pub(super) fn commit_apart(&mut self, outbound: &mut Outbound) {
         let Mode::Tx(transaction) = &mut self.mode else { return };
-        let Transaction { published, apart } = transaction;
+        let Transaction { published, apart } = &mut **transaction;
         if apart.is_empty() || *published || self.unsettled.uncommitted() != apart.len() {
             return;
         }
@@ -89,7 +91,7 @@ impl ChannelState {
         if transactional {
             outbound.send_small(self.id.0, &TxRollback {});
             self.unsettled.roll_back();
-            self.mode = Mode::Tx(Transaction::default());
+            self.mode = Mode::Tx(Box::default());
             self.await_own(outbound, &TxRollback::FACTS);
         }
         requeue(self, outbound);

@@ -439,7 +439,7 @@ impl Connection {
     pub fn poll_event(&mut self) -> Option<Event> {
         if let Some(Event::Channel(id, ChannelEvent::Closed(_))) = self.peek_event() {
             let id = *id;
-            self.channels.release(id, self.outbound.role);
+            self.channels.release(id);
         }
         self.outbound.events.pop()
     }

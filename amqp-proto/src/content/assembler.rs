@@ -152,8 +152,8 @@ impl Unfinished {
         Ok(())
     }
 
-    fn into_content(self) -> Content {
-        let header = self.progress.into_header();
+    fn into_content(mut self) -> Content {
+        let header = self.progress.take_header();
         let properties = header.map_or(RawProperties::EMPTY, |header| header.properties);
         Content { method: self.method, properties, body: self.body }
     }

@@ -1,6 +1,7 @@
 //! Putting a message together from its method, header and body frames, as a connection does.
 
 use alloc::boxed::Box;
+use core::mem;
 
 use bytes::{Bytes, BytesMut};
 
@@ -34,10 +35,11 @@ impl ContentMethod {
     }
 }
 
-/// A message of which some frames are still missing.
-#[derive(Debug)]
+/// A message of which some frames are still missing. One value serves one message after another.
+#[derive(Debug, Default)]
 pub(crate) struct Incoming {
-    method: ContentMethod,
+    /// `None` between two messages.
+    method: Option<ContentMethod>,
     progress: Progress,
     /// The reason why the body is counted and not stored.
     unusable: Option<Unusable>,
@@ -58,9 +60,16 @@ enum Arrived {
     Chunks(Box<Chunks>),
 }
 
+impl Default for Arrived {
+    fn default() -> Self {
+        Self::Joined(BytesMut::new())
+    }
+}
+
 /// The part of a message that has been copied out of the read buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Detached {
+    #[default]
     Nothing,
     Method,
     Header,
@@ -75,15 +84,15 @@ pub(crate) struct Complete {
 }
 
 impl Incoming {
-    pub(crate) fn new(method: ContentMethod) -> Self {
-        Self {
-            method,
-            progress: Progress::default(),
-            unusable: None,
-            body: Arrived::Joined(BytesMut::new()),
-            copied: 0,
-            detached: Detached::Nothing,
-        }
+    /// Begins a message. The one before is complete.
+    pub(crate) fn begin(&mut self, method: ContentMethod) {
+        debug_assert!(self.method.is_none() && self.kept() == 0, "the message before is complete");
+        self.method = Some(method);
+    }
+
+    /// Returns whether a message has begun, and is not taken yet.
+    pub(crate) const fn has_begun(&self) -> bool {
+        self.method.is_some()
     }
 
     /// Processes the content header. Properties are decoded only when they are read.
@@ -97,11 +106,13 @@ impl Incoming {
         let body_max = match self.method {
             // A returned message may be as large as the messages that were sent, whatever the limit for others is: otherwise it
             // could not be attributed to a publish.
-            ContentMethod::Return(_) => outbound.limits.body_max.max(outbound.returnable),
+            Some(ContentMethod::Return(_)) => outbound.limits.body_max.max(outbound.returnable),
             _ => outbound.limits.body_max,
         };
         let too_large = Unusable::BodyTooLarge { size: body_size, limit: body_max };
-        if outbound.limits.body_chunks && self.method.is_delivery() {
+        if outbound.limits.body_chunks
+            && self.method.as_ref().is_some_and(ContentMethod::is_delivery)
+        {
             self.body = Arrived::Chunks(Box::default());
         }
         self.unusable = (body_size > body_max).then_some(too_large);
@@ -147,16 +158,17 @@ impl Incoming {
         if self.detached == Detached::Nothing {
             self.detached = Detached::Method;
             match &mut self.method {
-                ContentMethod::Deliver { payload, .. } | ContentMethod::GetOk { payload } => {
+                Some(ContentMethod::Deliver { payload, .. } | ContentMethod::GetOk { payload }) => {
                     copy(payload);
                 }
-                ContentMethod::Return(returned) => {
+                Some(ContentMethod::Return(returned)) => {
                     let BasicReturn { reply_text, exchange, routing_key, .. } = returned;
                     copied += detach_all([reply_text, exchange, routing_key]);
                 }
-                ContentMethod::Publish(publish) => {
+                Some(ContentMethod::Publish(publish)) => {
                     copied += detach_all([&mut publish.exchange, &mut publish.routing_key]);
                 }
+                None => {}
             }
         }
         if let (Some(header), Detached::Method) = (self.progress.header_mut(), self.detached) {
@@ -184,17 +196,19 @@ impl Incoming {
         self.progress.is_complete()
     }
 
-    /// Returns the complete message.
-    pub(crate) fn into_complete(self, body_pool: &mut BodyPool) -> Complete {
-        let body = match self.body {
+    /// Takes the complete message.
+    pub(crate) fn take_complete(&mut self, body_pool: &mut BodyPool) -> Option<Complete> {
+        let method = self.method.take()?;
+        let body = match mem::take(&mut self.body) {
             Arrived::Joined(body) => Apart::Whole(body_pool.finish(body)),
             Arrived::Single(body) => Apart::Whole(body),
             Arrived::Chunks(chunks) => chunks.into_apart(),
         };
-        let header = self.progress.into_header();
+        (self.copied, self.detached) = (0, Detached::Nothing);
+        let header = self.progress.take_header();
         debug_assert!(header.is_some(), "a message without a header is not complete");
         let properties = header.map(|header| header.properties).unwrap_or_default();
-        Complete { method: self.method, properties, body: self.unusable.map_or(Ok(body), Err) }
+        Some(Complete { method, properties, body: self.unusable.take().map_or(Ok(body), Err) })
     }
 
     /// Describes the frame that has to come next, for errors.

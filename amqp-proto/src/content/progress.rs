@@ -46,8 +46,10 @@ impl Progress {
         self.header.as_mut()
     }
 
-    pub(super) fn into_header(self) -> Option<ContentHeader> {
-        self.header
+    /// Takes the header, before the next message begins.
+    pub(super) const fn take_header(&mut self) -> Option<ContentHeader> {
+        self.received = 0;
+        self.header.take()
     }
 
     /// Describes the frame that has to come next, for errors.

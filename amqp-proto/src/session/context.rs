@@ -200,9 +200,8 @@ impl Context {
         self.topology.renamed(old, new);
         for (_, record) in self.channels.iter_mut() {
             let consumers = record.consumers.iter_mut().map(|consumer| &mut consumer.consume.queue);
-            let declaring = record.declaring.iter_mut().map(|(_, name)| name);
-            let last = [&mut record.last_queue, &mut record.last_named];
-            let names = consumers.chain(last).chain(declaring);
+            let declared = record.declared.iter_mut().flat_map(|declared| declared.names());
+            let names = consumers.chain(declared);
             for name in names.filter(|name| *name == old) {
                 *name = new.clone();
             }

@@ -105,14 +105,18 @@ impl Session {
     pub fn open_channel(&mut self) -> Result<ChannelId, OpenChannelError> {
         self.check().map_err(OpenChannelError::Connection)?;
         let channel_max = self.channel_max();
-        for number in 1..=channel_max {
+        let mut in_use = 0;
+        loop {
+            let unused = self.context.channels.unused(in_use, channel_max).next();
+            let Some(number) = unused else {
+                return Err(OpenChannelError::Exhausted { channel_max });
+            };
             match self.open_channel_numbered(number) {
                 // The session may have forgotten a channel that the connection is still closing.
-                Err(OpenChannelError::InUse { .. }) => {}
+                Err(OpenChannelError::InUse { .. }) => in_use = number,
                 result => return result,
             }
         }
-        Err(OpenChannelError::Exhausted { channel_max })
     }
 
     /// Opens a channel with the given number.

@@ -92,7 +92,7 @@ impl Context {
         else {
             return false;
         };
-        let reopened = &mut record.reopened;
+        let reopened = record.reopened.get_or_insert_default();
         if reopened.was_stable(now, recovering.policy.delay_min) {
             reopened.failures = 0;
         }
@@ -187,10 +187,7 @@ fn fail_pending(
     unconfirmed: &[RangeInclusive<PublishSeq>],
 ) -> Vec<ChannelEvent> {
     let mut events = Vec::new();
-    record.unnamed.clear();
-    record.declaring = None;
-    // A declaration that fails now may be sent again, after one with a larger number.
-    record.last_declaration = None;
+    record.declared.iter_mut().for_each(|declared| declared.interrupt());
     for sent in record.in_flight.take_all() {
         // A consumer that was not started has deleted no queue by its end.
         let leaving = sent.leaving.map(|consumer| *consumer);

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use super::record::consumers::{Consumer, Pause};
 use super::record::request::{InFlight, Limits, Noted};
 use super::record::{ChannelRecord, Mode};
-use super::topology::{Topology, name_of, queue_of};
+use super::topology::{Topology, queue_of};
 use crate::method::{BasicQos, Method};
 use crate::time::Instant;
 use crate::{Reply, RequestId};
@@ -49,8 +49,9 @@ pub(super) fn note(
             }
         }
         Method::QueueDeclare(declare) => {
-            record.last_queue_unknown = false;
-            record.declaring = answered.then(|| (id, declare.queue.clone()));
+            let declared = record.declared();
+            declared.last_queue_unknown = false;
+            declared.declaring = answered.then(|| (id, declare.queue.clone()));
         }
         Method::ConfirmSelect(_) => record.mode = Mode::Confirm,
         Method::TxSelect(_) => record.select(id),
@@ -108,7 +109,7 @@ pub(super) fn note(
         // As far as is known, the consumer starts now.
         record.streams.started(id.into(), now);
         if let Some(Err(unnamed)) = last_queue.filter(|_| noted.is_topology()) {
-            record.unnamed.push_back((unnamed, noted, recovers));
+            record.declared().unnamed.push_back((unnamed, noted, recovers));
             return;
         }
         noted.learn(record, topology, id, recovers, None);
@@ -127,7 +128,9 @@ impl Noted {
     ) {
         // A request without a reply is recorded when it is sent.
         let last_queue = |record: &ChannelRecord| {
-            self.last_queue.clone().unwrap_or_else(|| record.last_named.clone())
+            let declared = record.declared.as_deref();
+            let named = || declared.map(|declared| declared.last_named.clone()).unwrap_or_default();
+            self.last_queue.clone().unwrap_or_else(named)
         };
         match self.method {
             Method::QueueDeclare(declare) => {
@@ -136,22 +139,22 @@ impl Noted {
                     Some(Reply::Method(Method::QueueDeclareOk(answer))) => Some(answer),
                     _ => None,
                 };
-                let name = name_of(answer, &declare);
+                let name = match recovers {
+                    true => topology.declared(declare, answer),
+                    false => answer.map_or(&declare.queue, |answer| &answer.queue).detached(),
+                };
                 // The reply to this declaration may come after a later one, which gets none, was sent.
-                if Some(request) >= record.last_declaration {
-                    (record.last_queue, record.last_declaration) = (name.clone(), Some(request));
+                let declared = record.declared();
+                if Some(request) >= declared.last_declaration {
+                    (declared.last_queue, declared.last_declaration) =
+                        (name.clone(), Some(request));
                 }
                 if reply.is_some() {
-                    record.last_named = name.clone();
-                    record.declaring.take_if(|(declaration, _)| *declaration == request);
+                    declared.last_named = name.clone();
+                    declared.declaring.take_if(|(declaration, _)| *declaration == request);
                 }
-                if recovers {
-                    topology.declared(declare, &name);
-                }
-                while record.unnamed.front().is_some_and(|(unnamed, ..)| *unnamed == request) {
-                    if let Some((_, noted, recovers)) = record.unnamed.pop_front() {
-                        noted.learn(record, topology, request, recovers, None);
-                    }
+                while let Some((noted, recovers)) = record.declared().next_unnamed(request) {
+                    noted.learn(record, topology, request, recovers, None);
                 }
                 for consumer in record.consumers.iter_mut().filter(|_| is_unnamed) {
                     if consumer.declaration.take_if(|own| *own == request).is_some() {
@@ -177,4 +180,39 @@ impl Noted {
 
 const fn brings(method: &Method) -> bool {
     matches!(method, Method::ExchangeDeclare(_) | Method::ExchangeBind(_) | Method::QueueBind(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::ShortStr;
+    use crate::method::{ExchangeDeclare, QueueBind, QueueDeclare, QueueDeclareOk};
+
+    #[test]
+    fn names_keep_no_read_buffer() {
+        let buffer = Bytes::from(b"a name in a large read buffer".repeat(1000));
+        let name = || ShortStr::shared(&buffer, &buffer[2..6]);
+        let mut topology = Topology::default();
+        let exchange = ExchangeDeclare { exchange: name(), ..ExchangeDeclare::default() };
+        topology.learn(exchange.into(), &ShortStr::EMPTY);
+        let declare = QueueDeclare { queue: name(), ..QueueDeclare::default() };
+        let passive = QueueDeclare { passive: true, ..declare.clone() };
+        let answer = QueueDeclareOk { queue: name(), message_count: 0, consumer_count: 0 };
+        // The second one replaces the first.
+        let names = [(&declare, None), (&declare, Some(&answer)), (&passive, Some(&answer))];
+        let names = names.map(|(declare, answer)| topology.declared(declare.clone(), answer));
+        assert!(names.iter().all(|learned| *learned == name()));
+        drop((declare, passive, answer));
+        let bind = QueueBind {
+            queue: name(),
+            exchange: name(),
+            routing_key: name(),
+            ..QueueBind::default()
+        };
+        topology.learn(bind.into(), &ShortStr::EMPTY);
+        assert_eq!(topology.queue_steps(&names[0]).len(), 2, "the queue and its binding");
+        assert!(buffer.is_unique(), "the buffer is kept for names");
+    }
 }

@@ -44,7 +44,7 @@ impl Session {
         }
         // All channels are in use. One of the application's could be closed for this.
         let max = cx.connection.negotiated().map_or(0, |agreed| agreed.channel_max);
-        if cx.channels.unused(max).next().is_none() {
+        if cx.channels.unused(0, max).next().is_none() {
             recovering.retry_later(cx.now);
             return;
         }

@@ -116,8 +116,9 @@ impl Topology {
     pub(super) fn learn(&mut self, done: Method, last_queue: &ShortStr) {
         let named = |queue: ShortStr| if queue.is_empty() { last_queue.clone() } else { queue };
         match done {
-            Method::ExchangeDeclare(declare) if !declare.passive => {
-                self.exchanges.insert(declare.exchange.detached(), declare);
+            Method::ExchangeDeclare(mut declare) if !declare.passive => {
+                declare.exchange = declare.exchange.detached();
+                self.exchanges.insert(declare.exchange.clone(), declare);
             }
             Method::ExchangeDelete(delete) => self.forget_exchange(&delete.exchange),
             Method::ExchangeBind(bind) => {
@@ -156,18 +157,28 @@ impl Topology {
         }
     }
 
-    /// A queue was declared under this name.
-    pub(super) fn declared(&mut self, declare: QueueDeclare, name: &ShortStr) {
+    /// A queue was declared, and has the name of the reply if there is one. Returns the name without the read buffer of which it may
+    /// be a part: an application may declare a queue whose name it has received.
+    pub(super) fn declared(
+        &mut self,
+        mut declare: QueueDeclare,
+        answer: Option<&QueueDeclareOk>,
+    ) -> ShortStr {
+        let name = answer.map_or(&declare.queue, |answer| &answer.queue);
         // Each broker names its queues. A queue without a name would get every request that leaves the name out.
         if declare.passive || name.is_empty() {
-            return;
+            return name.detached();
         }
-        match self.queues.get_mut(name) {
+        let known = self.queues.get_mut(name);
+        // A copy of the name is shared by everything that is recorded for the queue.
+        let earlier = known.as_ref().map(|queue| &queue.declare.queue).filter(|own| *own == name);
+        let own = earlier.map_or_else(|| name.detached(), ShortStr::clone);
+        declare.queue = if declare.queue == own { own.clone() } else { declare.queue.detached() };
+        match known {
             Some(queue) => queue.declare = declare,
-            None => {
-                self.queues.insert(name.detached(), Queue { declare, names: Vec::new() });
-            }
+            None => drop(self.queues.insert(own.clone(), Queue { declare, names: Vec::new() })),
         }
+        own
     }
 
     /// Returns whether the queue was declared as a stream.
@@ -495,14 +506,5 @@ pub(super) const fn queue_of(method: &mut Method) -> Option<&mut ShortStr> {
         Method::BasicConsume(consume) => Some(&mut consume.queue),
         Method::BasicGet(get) => Some(&mut get.queue),
         _ => None,
-    }
-}
-
-/// The name in a `queue.declare-ok`.
-pub(super) fn name_of(answer: Option<&QueueDeclareOk>, declare: &QueueDeclare) -> ShortStr {
-    match answer {
-        // The declaration's name is not a part of a read buffer.
-        Some(answer) if answer.queue != declare.queue => answer.queue.detached(),
-        _ => declare.queue.clone(),
     }
 }

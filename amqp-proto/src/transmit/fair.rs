@@ -104,7 +104,8 @@ impl Transmit {
     /// chunk stays as it is: a write of it may be under way.
     pub(crate) fn let_overtake(&mut self, later: &mut Self, patience: usize) -> Overtaken {
         let nothing = Overtaken::default();
-        if self.remaining() <= patience || later.is_empty() || later.buffer.len() == later.stuck {
+        let seen = Some((later.buffer.len(), self.bodies.len()));
+        if self.remaining() <= patience || later.is_empty() || later.stuck == seen {
             return nothing;
         }
         if later.is_opaque() || self.secret {
@@ -112,10 +113,10 @@ impl Transmit {
         }
         // The first body is that of the frame that is being written, and one octet behind it ends this frame.
         let Some(&(body_at, _)) = self.bodies.front() else { return nothing };
-        let Some(mut rest) = self.split_behind(body_at + 1) else { return nothing };
+        let end = body_at + 1;
         let mut busy = BTreeSet::new();
         let mut any = false;
-        let whole = rest.each_frame(|queued, _| _ = busy.insert(queued.channel));
+        let whole = self.each_frame_from(end, 1, |queued, _| _ = busy.insert(queued.channel));
         let mut kept_back = busy.clone();
         let later_whole = later.each_frame(|queued, _| {
             match queued.stays || kept_back.contains(&queued.channel) {
@@ -124,10 +125,10 @@ impl Transmit {
             }
         });
         if !whole || !later_whole || !any {
-            self.append(&mut rest);
-            later.stuck = later.buffer.len();
+            later.stuck = seen;
             return nothing;
         }
+        let Some(rest) = self.split_behind(end) else { return nothing };
         let (mut moved, mut kept) = (Self::new(), Self::new());
         while let Some(queued) = later.peek_frame() {
             if queued.stays || busy.contains(&queued.channel) {
@@ -139,9 +140,9 @@ impl Transmit {
         }
         later.reclaim();
         later.append(&mut kept);
-        later.stuck = later.buffer.len();
         let bytes = moved.remaining();
         let left = self.alternate(moved, rest);
+        later.stuck = Some((later.buffer.len(), self.bodies.len()));
         Overtaken { bytes, left }
     }
 
@@ -199,8 +200,18 @@ impl Transmit {
     }
 
     /// Calls `see` with each frame and its size. Returns whether all bytes are whole frames.
-    fn each_frame(&self, mut see: impl FnMut(&Queued, usize)) -> bool {
-        let (mut position, mut bodies) = (self.position, self.bodies.iter().peekable());
+    fn each_frame(&self, see: impl FnMut(&Queued, usize)) -> bool {
+        self.each_frame_from(self.position, 0, see)
+    }
+
+    /// The same, from a position of the buffer that has so many large bodies before it.
+    fn each_frame_from(
+        &self,
+        mut position: usize,
+        before: usize,
+        mut see: impl FnMut(&Queued, usize),
+    ) -> bool {
+        let mut bodies = self.bodies.iter().skip(before).peekable();
         while position < self.buffer.len() {
             let body = bodies.peek().map(|(at, body)| (*at, body.len()));
             let Some(queued) = frame_at(&self.buffer, position, body) else { return false };
@@ -466,6 +477,38 @@ mod tests {
         for queued_with_it in [false, true] {
             let ahead = ahead_of_request(queued_with_it);
             assert!(ahead <= FRAME_MAX as usize + 100, "{ahead}");
+        }
+    }
+
+    /// The second request comes while the first one still waits for its frame, or behind a body of its own channel.
+    #[test]
+    fn later_requests_do_not_wait_for_the_whole_body_either() {
+        for body_between in [false, true] {
+            let mut scene = Scene::default();
+            scene.step(&Step::Publish { channel: 1, frames: 200 });
+            scene.step(&Step::Write { bytes: 1_000_000 });
+            scene.step(&Step::Request { channel: 2 });
+            scene.step(&Step::Write { bytes: 1 });
+            if body_between {
+                scene.step(&Step::Publish { channel: 2, frames: 3 });
+            }
+            scene.step(&Step::Request { channel: 2 });
+            let begun = scene.written.len();
+            // Requests end with their numbers among all frames.
+            let mut is_written_within = |number: u8, frames: usize| {
+                let end = [0, number, FRAME_END];
+                let most = frames * FRAME_MAX as usize + 1000;
+                while scene.written.len() < begun + most {
+                    scene.step(&Step::Write { bytes: 10_000 });
+                }
+                let mut written = scene.written[begun..begun + most].windows(end.len());
+                assert!(written.any(|bytes| bytes == end), "{number} waits for more frames");
+            };
+            is_written_within(202, 1);
+            match body_between {
+                true => is_written_within(208, 10),
+                false => is_written_within(203, 2),
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use amqp_client_core::proto::method::BasicGet;
 use amqp_client_core::proto::session::{Reconnect, Recovery};
 use amqp_client_core::proto::{
-    ChannelError, ChannelEvent, CommandError, ConnectStep, ConnectionError, Event,
+    ChannelError, ChannelEvent, ChannelId, CommandError, ConnectStep, ConnectionError, Event,
     OpenChannelError, PublishError, RawProperties, ReplyCode, Route, SessionEvent, TimerReason,
 };
 
@@ -62,6 +62,22 @@ fn the_number_of_a_channel_closed_during_an_outage_is_free_after_its_event() {
         assert!(rig.session.channel(first).is_err());
         assert_eq!(rig.session.channel_count(), 1);
     }
+}
+
+#[test]
+fn channels_get_the_lowest_number_that_is_free() {
+    let mut rig = SessionRig::new(Recovery::default());
+    let opened = [(); 3].map(|()| rig.open());
+    assert_eq!(opened.map(ChannelId::get), [1, 2, 3]);
+    let five = rig.session.open_channel_numbered(5).expect("it is free");
+    for id in [opened[2], opened[0]] {
+        rig.channel(id).close(ReplyCode::REPLY_SUCCESS, "done");
+    }
+    rig.run();
+    assert_eq!([(); 4].map(|()| rig.open().get()), [1, 3, 4, 6]);
+    rig.channel(five).close(ReplyCode::REPLY_SUCCESS, "done");
+    // The broker has not confirmed the close yet.
+    assert_eq!([(); 2].map(|()| rig.open().get()), [7, 5]);
 }
 
 /// The loop may ask for a channel before it polls the loss that it has just reported.

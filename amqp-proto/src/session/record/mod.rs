@@ -2,6 +2,7 @@
 
 pub(crate) mod careful;
 pub(crate) mod consumers;
+pub(crate) mod declared;
 pub(crate) mod in_flight;
 pub(crate) mod kept;
 pub(crate) mod numbering;
@@ -9,17 +10,19 @@ pub(crate) mod reopened;
 pub(crate) mod request;
 pub(crate) mod streams;
 
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
 use careful::Careful;
 use consumers::{Consumer, Consumers};
+use declared::Declared;
 use in_flight::Requests;
 use kept::Kept;
 use numbering::{Seqs, Tags};
 use reopened::Reopened;
-use request::{Held, Noted};
+use request::Held;
 use streams::Streams;
 
 use super::topology::queue_of;
@@ -60,26 +63,16 @@ pub(crate) struct ChannelRecord {
     /// consumer of an [abandoned start](request::InFlight::leaving).
     pub(crate) leaving: Vec<Consumer>,
     pub(crate) streams: Streams,
-    /// The queue for which an empty queue name stands, as far as is known: of the declarations that have a reply, or get none, this
-    /// one was sent last.
-    pub(crate) last_queue: ShortStr,
-    /// Its declaration.
-    pub(crate) last_declaration: Option<RequestId>,
-    /// The queue of the last reply to a declaration.
-    pub(crate) last_named: ShortStr,
-    /// The declaration of a queue that was sent last, and its name, while its reply is pending.
-    pub(crate) declaring: Option<(RequestId, ShortStr)>,
-    /// Requests without a reply behind the declaration of a queue that is yet to get its name from the broker.
-    pub(crate) unnamed: VecDeque<(RequestId, Noted, bool)>,
-    /// True if the broker does not know `last_queue` as the last one, because it was declared before the channel was reopened.
-    pub(crate) last_queue_unknown: bool,
+    /// Made by the first declaration of a queue: most channels declare none.
+    pub(crate) declared: Option<Box<Declared>>,
     pub(crate) in_flight: Requests,
     /// Requests that wait until the channel is restored, or until messages that are sent in groups are confirmed.
     pub(crate) held: VecDeque<Held>,
     pub(crate) kept: Kept,
     /// Set while one of the kept messages is suspected of having closed the channel.
-    pub(crate) careful: Option<Careful>,
-    pub(crate) reopened: Reopened,
+    pub(crate) careful: Option<Box<Careful>>,
+    /// Made when the channel is opened again.
+    pub(crate) reopened: Option<Box<Reopened>>,
     pub(crate) seqs: Seqs,
     pub(crate) tags: Tags,
 }
@@ -151,7 +144,7 @@ impl ChannelRecord {
 
     /// Returns whether the channel waits for its turn to send kept messages, since one of them closes the whole connection.
     pub(crate) fn takes_turns(&self) -> bool {
-        self.careful.is_some_and(|careful| careful.in_turns)
+        self.careful.as_ref().is_some_and(|careful| careful.in_turns)
     }
 
     /// The channel is closed: on the next one, nothing is sent yet.
@@ -204,21 +197,28 @@ impl ChannelRecord {
         self.held.push_back(Held { id, method, facts, wanted, recovers, ahead_of });
     }
 
+    /// The queues that were declared on the channel.
+    pub(crate) fn declared(&mut self) -> &mut Declared {
+        self.declared.get_or_insert_default()
+    }
+
     /// Returns the queue that an empty name stands for in a request that is sent now. If that queue is yet to get its name from the
     /// broker, returns its declaration.
     pub(crate) fn queue_declared_last(&self) -> Result<ShortStr, RequestId> {
-        match &self.declaring {
+        let Some(declared) = &self.declared else { return Ok(ShortStr::EMPTY) };
+        match &declared.declaring {
             Some((declaration, name)) if name.is_empty() => Err(*declaration),
             Some((_, name)) => Ok(name.clone()),
-            None => Ok(self.last_queue.clone()),
+            None => Ok(declared.last_queue.clone()),
         }
     }
 
     /// Puts the name of the queue that was declared last where an empty one stands for it, if the broker does not know.
     pub(crate) fn name_last_queue(&self, method: &mut Method) {
-        if !self.last_queue_unknown {
+        let declared = self.declared.as_ref().filter(|declared| declared.last_queue_unknown);
+        let Some(Declared { last_queue, .. }) = declared.map(|declared| &**declared) else {
             return;
-        }
+        };
         // RabbitMQ: with an empty queue name an empty routing key stands for the same name.
         let routing_key = match method {
             Method::QueueBind(bind) if bind.queue.is_empty() => Some(&mut bind.routing_key),
@@ -226,10 +226,10 @@ impl ChannelRecord {
             _ => None,
         };
         if let Some(routing_key) = routing_key.filter(|key| key.is_empty()) {
-            *routing_key = self.last_queue.clone();
+            *routing_key = last_queue.clone();
         }
         if let Some(queue) = queue_of(method).filter(|queue| queue.is_empty()) {
-            *queue = self.last_queue.clone();
+            *queue = last_queue.clone();
         }
     }
 
@@ -328,4 +328,15 @@ pub(crate) const fn removes(method: &Method) -> bool {
             | Method::ExchangeDelete(_)
             | Method::ExchangeUnbind(_)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each open channel has one. What only some channels need belongs into a box that is made at its first use.
+    #[test]
+    fn a_record_is_small() {
+        assert!(size_of::<ChannelRecord>() <= 480, "{} bytes", size_of::<ChannelRecord>());
+    }
 }

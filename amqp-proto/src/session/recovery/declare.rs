@@ -81,7 +81,7 @@ impl Repair {
             let max = connection.negotiated().map_or(0, |agreed| agreed.channel_max);
             // Channels that wait to be reopened keep their numbers.
             let opened = channels
-                .unused(max)
+                .unused(0, max)
                 .find_map(|number| connection.open_channel_numbered(number).ok());
             // If all numbers are in use, the last channel that is being restored has to serve. A channel that the application
             // uses cannot: a refusal would close it.

@@ -14,6 +14,7 @@
 //! `connection.close` names no channel either. Then all channels that had sent kept messages are careful, and take
 //! [turns](super::turns): the next close leaves one channel.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
@@ -60,7 +61,7 @@ impl Context {
         if to_blame.is_empty() {
             // The message that was sent last may have closed the channel, and an earlier one the connection.
             let in_turns = record.takes_turns();
-            record.careful = Some(Careful::new(until, in_turns));
+            record.careful = Some(Box::new(Careful::new(until, in_turns)));
             return false;
         }
         self.give_up_kept(id, &to_blame, &ChannelError::Closed(close.clone()));
@@ -118,7 +119,7 @@ impl Context {
             let Some(last) = sent.checked_sub(1).and_then(|last| record.kept.get(last)) else {
                 continue;
             };
-            record.careful = Some(Careful::new(last.seq, true));
+            record.careful = Some(Box::new(Careful::new(last.seq, true)));
             suspects.push((id, sent));
         }
         let &[(id, 1)] = suspects.as_slice() else { return };

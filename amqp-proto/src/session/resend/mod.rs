@@ -25,8 +25,10 @@ impl Context {
         let Some(record) = self.channels.get_mut(id) else { return 0 };
         let Ok(mut channel) = self.connection.channel(id) else { return 0 };
         record.attached = true;
-        record.reopened.since = Some(self.now);
-        record.last_queue_unknown = !record.last_queue.is_empty();
+        record.reopened.get_or_insert_default().since = Some(self.now);
+        if let Some(declared) = &mut record.declared {
+            declared.last_queue_unknown = !declared.last_queue.is_empty();
+        }
         debug_assert_eq!(
             record.kept.sent_here(),
             0,
