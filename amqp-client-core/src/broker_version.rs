@@ -50,6 +50,9 @@ pub enum BrokerFeature {
     DefaultDeliveryLimit,
     /// Quorum queues know message priorities. Since 4.0.
     QuorumPriorities,
+    /// Of the consumers of a quorum queue with a single active consumer, the one with the highest priority is the active one, also if it
+    /// comes later than others. Since 4.0.
+    SingleActivePriorities,
     /// A declaration of an exchange with an unknown type closes only the channel, and not the connection. Since 4.0.
     UnknownExchangeClosesChannel,
     /// Exchanges of type `x-local-random`. Since 4.0.
@@ -73,6 +76,7 @@ impl BrokerFeature {
             Self::StreamFilters => [3, 13, 0],
             Self::DefaultDeliveryLimit
             | Self::QuorumPriorities
+            | Self::SingleActivePriorities
             | Self::UnknownExchangeClosesChannel
             | Self::LocalRandomExchange => [4, 0, 0],
             Self::NackWithoutBlame

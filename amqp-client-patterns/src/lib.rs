@@ -56,6 +56,9 @@
 //! | `RpcError::Ended` | the channel of the client is closed | open another client |
 //! | `RpcError::{Encode, Reply}`, [`EncodeBodyError`](codec::EncodeBodyError), [`DecodeBodyError`](codec::DecodeBodyError) | a value does not fit the format, or a body is not what was expected | correct the program that publishes, or the one that decodes |
 //! | [`PartitionsError::Missing`](partitions::PartitionsError), `PartitionsError::OtherCount` | the broker's queues are not these partitions | declare them, or correct the number |
+//! | `PartitionsError::Unbalanced` | the broker is older than RabbitMQ 4.0 | upgrade it, or join [all the same](partitions::Join::even_if_unbalanced) |
+//! | [`GroupEnd::Dropped`](partitions::GroupEnd), `GroupEnd::Stuck` | a handler did not settle its delivery | correct the handler, and join again |
+//! | `GroupEnd::Ended` | a partition was deleted, or the channel or connection closed for good | as for [`ConsumerEnd`](amqp_client_core::ConsumerEnd) |
 //! | [`PartitionSendError::Message`](partitions::PartitionSendError) | the message has a priority, or names other queues | remove these properties |
 //! | [`ProcessError::Failed`](process::ProcessError) | your code returned this error, and the delivery was rejected | as your code needs |
 //! | `ProcessError::NotAcknowledged` | your code succeeded, but the channel is closed | expect the message again |

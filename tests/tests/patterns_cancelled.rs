@@ -19,7 +19,7 @@ use amqp_client_core::{
 use amqp_client_patterns::batch::Batching;
 use amqp_client_patterns::codec::{ConsumerExt as _, Json, PublisherExt as _};
 use amqp_client_patterns::handler::{State, Text, Verdict};
-use amqp_client_patterns::partitions::{PartitionPublisher, Partitions};
+use amqp_client_patterns::partitions::{Member, PartitionPublisher, Partitions};
 use amqp_client_patterns::pool::ChannelPool;
 use amqp_client_patterns::process::ProcessExt as _;
 use amqp_client_patterns::retry::{Retry, RetryStrategy};
@@ -184,6 +184,28 @@ const CASES: &[(&str, Make)] = cases! {
         RpcClient::open_with(&connection, RpcOptions::new().reply_queue(&own));
     "Partitions::publisher" |s| orders = s.partitions.partitions().clone(), connection = s.connection.clone() =>
         orders.publisher(&connection, PublisherOptions::new());
+    "Partitions::join" |s| orders = s.partitions.partitions().clone(), connection = s.connection.clone() =>
+        orders.join(&connection, Member::any_slot()).even_if_unbalanced();
+    "Group::next" |s| orders = s.partitions.clone(), connection = s.connection.clone(), handled = s.handled.clone() => async move {
+        let partitions = orders.partitions();
+        let joining = partitions.join(&connection, Member::random()).even_if_unbalanced();
+        let mut group = joining.await.expect("a group");
+        orders.send("key", "text").await.expect("it is confirmed");
+        while let Some(Ok(delivery)) = group.next().await {
+            later(2).await?;
+            handled.fetch_add(1, Ordering::Relaxed);
+            delivery.ack().expect("it is acknowledged");
+        }
+        Ok::<_, Infallible>(())
+    };
+    "Group::leave" |s| orders = s.partitions.clone(), connection = s.connection.clone() => async move {
+        let partitions = orders.partitions();
+        let joining = partitions.join(&connection, Member::any_slot()).even_if_unbalanced();
+        let mut group = joining.await.expect("a group");
+        orders.send("key", "text").await.expect("it is confirmed");
+        let (_held, grace) = (group.next().await, Duration::from_millis(1));
+        group.leave(grace).await
+    };
     "PartitionPublisher::publish" |s| orders = s.partitions.clone() => async move {
         orders.publish("key", "dropped").await.expect("it is sent").await
     };
@@ -271,8 +293,14 @@ fn whatever_is_dropped_whenever_nothing_is_left_over() {
         }
     }
     assert!(drops > 100, "{drops} drops");
-    let expected =
-        ["Batches::next", "Process::run", "TypedConsumer::next", "Work::run", "Work::until"];
+    let expected = [
+        "Batches::next",
+        "Group::next",
+        "Process::run",
+        "TypedConsumer::next",
+        "Work::run",
+        "Work::until",
+    ];
     assert_eq!(reached, BTreeSet::from(expected), "not all cases come to their messages");
 }
 
@@ -308,6 +336,7 @@ fn collect(folder: &Path, found: &mut BTreeSet<String>) {
             let returned = rest.rsplit_once("-> ").map_or("", |(_, returned)| returned);
             let is_future = kind == "async "
                 || returned.starts_with("Call")
+                || returned.starts_with("Join")
                 || returned.contains("impl Future");
             if is_future {
                 found.insert(format!("{of}::{name}"));

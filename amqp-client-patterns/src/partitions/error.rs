@@ -1,5 +1,5 @@
 use amqp_client_core::proto::{DecodeError, FieldError, ShortStr};
-use amqp_client_core::{CallError, ConfirmError, PublishError, TooLong};
+use amqp_client_core::{BrokerVersion, CallError, ConfirmError, PublishError, TooLong};
 use thiserror::Error;
 
 use crate::shown::debug_shows_chain;
@@ -43,6 +43,19 @@ pub enum PartitionsError {
     /// The publisher's properties cannot be those of messages of partitions.
     #[error("the properties of the publisher cannot be used")]
     Message(#[from] KeyedMessageError),
+    /// The broker does not spread partitions over the members of a group. RabbitMQ does from version 4.0 on.
+    #[error(
+        "{} does not spread partitions over the members of a group, as RabbitMQ does from version 4.0 on; \
+         upgrade it, or join with `even_if_unbalanced`: then the member that came first has all partitions",
+        name_of(broker.as_ref())
+    )]
+    Unbalanced {
+        /// The version of the broker, if it is known.
+        broker: Option<BrokerVersion>,
+    },
+    /// All slots have a member.
+    #[error("all 65536 slots of the group are taken")]
+    NoSlot,
     /// A request failed.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -85,3 +98,7 @@ pub enum PartitionSendError {
 }
 
 debug_shows_chain! { PartitionsError KeyedMessageError PartitionSendError }
+
+fn name_of(broker: Option<&BrokerVersion>) -> String {
+    broker.map_or_else(|| "the broker".to_owned(), ToString::to_string)
+}

@@ -30,6 +30,12 @@
 //! # }
 //! ```
 //!
+//! # Groups
+//!
+//! The programs that consume the partitions form a group: each [joins](Partitions::join) as a [`Member`], and gets some of the
+//! partitions. When members come or go, RabbitMQ moves partitions between them. There is no coordinator: the priorities of the consumers
+//! say who has what.
+//!
 //! # What is promised
 //!
 //! - Messages with the same key that one [`PartitionPublisher`] publishes arrive in one queue, in the order in which they were
@@ -37,23 +43,31 @@
 //!   anything new. So a consumer may see messages again: `7 8 9 8 9 10`.
 //! - Several publishers agree on the partition of a key, in any language: see [`partition_of`].
 //! - Each partition is a quorum queue with a single active consumer: of all consumers of a partition, one at a time gets messages.
+//! - Messages of a partition are delivered for the first time in their order, whatever members join, leave or die meanwhile.
 //!
 //! # What is not
 //!
 //! - **The number of partitions is fixed.** With another number, most keys have another partition, and their messages can overtake
 //!   each other. To change it, create partitions with another name, let the publishers change over, and consume the old ones until they
-//!   are empty. A publisher notices if the number differs from that of the broker's queues.
-//! - **Consumers are not assigned.** The broker makes the first consumer of a partition the active one, and another one when that is
-//!   gone. So a program that starts first gets all partitions, unless each program consumes only some of them.
-//! - **A consumer that ends hands messages back.** To keep them in order, let its channel
-//!   [hold](amqp_client_core::Channel::hold_until_closed) what is not acknowledged, and close the channel. A consumer that is cancelled
-//!   while it has messages lets the next one begin behind them.
-//! - Retries: a message that is rejected and requeued comes again after later messages. Repeat the work on it instead.
+//!   are empty. Publishers and members notice if the number differs from that of the broker's queues.
+//! - **Messages may be delivered more than once**, for example after a member died. The flag `redelivered` does not show all of these.
+//!   So handlers have to recognize what they have done, for example by a number in the message.
+//! - **Two members may work on the same message for a short time.** A member that was cut off from the broker goes on with what it has,
+//!   while another one gets the same messages again.
+//! - **Before RabbitMQ 4.0, partitions are not spread**: the member that came first has all of them.
+//! - Retries: a message that is rejected and requeued comes again after later messages. Groups never do that: repeat the work on it.
 
 mod error;
+mod group;
+mod held;
+mod join;
 mod key;
+mod member;
 mod publisher;
+mod slot;
+mod watch;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,8 +79,13 @@ use amqp_client_core::{
 };
 
 pub use error::{KeyedMessageError, PartitionSendError, PartitionsError};
+pub use group::{Group, GroupEnd};
+pub use held::PartitionDelivery;
+pub use join::Join;
 pub use key::partition_of;
+pub use member::Member;
 pub use publisher::{PartitionPublisher, key_of};
+pub use watch::GroupEvent;
 
 /// The most partitions that can be created together.
 const MAX: u32 = 65_536;
@@ -186,9 +205,10 @@ impl Partitions {
     }
 }
 
-fn queue_name(name: &ShortStr, partition: u32) -> Result<ShortStr, PartitionsError> {
+/// Returns the name of a queue of these partitions.
+fn queue_name(name: &ShortStr, of: impl fmt::Display) -> Result<ShortStr, PartitionsError> {
     let mut bytes = name.as_ref().to_vec();
-    bytes.extend_from_slice(format!(".{partition}").as_bytes());
+    bytes.extend_from_slice(format!(".{of}").as_bytes());
     Ok(ShortStr::named("the name of a partition", bytes)?)
 }
 

@@ -4,7 +4,7 @@
 
 use amqp_client_blocking::Wait as _;
 use amqp_client_core::{Channel, Connection, Message, Queue, QueueOptions};
-use amqp_test_broker::Broker;
+use amqp_test_broker::{Broker, Options};
 
 pub use amqp_client_patterns::codec::BoxError;
 
@@ -36,7 +36,12 @@ impl Rig {
 
 /// Runs a test on tokio with one thread and with several, on smol and on threads.
 pub fn on_each_adapter(test: impl AsyncFn(Rig) -> Outcome) {
-    let start = || Broker::start().expect("a broker");
+    on_each_adapter_with(&Options::new(), test);
+}
+
+/// The same with these options of the broker.
+pub fn on_each_adapter_with(options: &Options, test: impl AsyncFn(Rig) -> Outcome) {
+    let start = || Broker::start_with(options.clone()).expect("a broker");
     let on_tokio = |mut runtime: tokio::runtime::Builder| {
         let broker = start();
         runtime.enable_all().build().expect("a runtime").block_on(async {

@@ -1,21 +1,25 @@
 //! The patterns of `amqp-client-patterns`, as programs use them.
 
+use std::future::poll_fn;
+use std::ops::Range;
+use std::task::Poll;
 use std::time::Duration;
 
-use amqp_client_core::{ConsumeOptions, Message, PublisherOptions, QueueOptions};
+use amqp_client_core::{BrokerFeature, ConsumeOptions, Message, PublisherOptions, QueueOptions};
 use amqp_client_patterns::batch::Batching;
 use amqp_client_patterns::codec::Json;
 use amqp_client_patterns::handler::{Attempt, State, Text, Verdict};
-use amqp_client_patterns::partitions::{Partitions, PartitionsError, key_of};
+use amqp_client_patterns::partitions::{Group, Member, Partitions, PartitionsError, key_of};
 use amqp_client_patterns::pool::ChannelPool;
 use amqp_client_patterns::process::ProcessExt as _;
 use amqp_client_patterns::retry::{Retry, RetryStrategy};
 use amqp_client_patterns::rpc::{ReplyError, RpcClient, RpcError, RpcServer};
 use amqp_client_patterns::work::Work;
+use futures_util::StreamExt as _;
 use futures_util::future::{join, join_all};
 use smol::channel::{Sender, unbounded};
 
-use super::{behaviours, name, next};
+use super::{Outcome, behaviours, name, next};
 
 /// An order succeeds at its second attempt. One of nothing never does.
 async fn charge(
@@ -173,4 +177,79 @@ behaviours! {
         let gone = orders.publisher(connection, PublisherOptions::new()).await;
         assert!(matches!(gone, Err(PartitionsError::Missing { .. })), "{gone:?}");
     }
+
+    async fn members_of_a_group_share_partitions_in_order(world) {
+        let channel = world.channel().await?;
+        let connection = channel.connection();
+        let orders = Partitions::new(name("orders"), 6)?;
+        orders.topology(connection.broker_version().as_ref()).apply(&channel).await?;
+        let broker = connection.broker_version();
+        let balances = broker.is_some_and(|it| it.has(BrokerFeature::SingleActivePriorities));
+        if !balances {
+            let refused = orders.join(connection, Member::slot(0)).await.err();
+            assert!(matches!(refused, Some(PartitionsError::Unbalanced { .. })), "{refused:?}");
+        }
+        let publisher = orders.publisher(connection, PublisherOptions::new()).await?;
+        let keys: Vec<_> = (0..6).map(|partition| key_in(&orders, partition)).collect();
+        let publish = async |numbers: Range<usize>| {
+            for number in numbers {
+                for key in &keys {
+                    drop(publisher.publish(key, number.to_string()).await?);
+                }
+            }
+            Outcome::Ok(publisher.wait_for_confirms().await?)
+        };
+        publish(0..20).await?;
+        let (second_connection, members) = (world.open(world.target()).await?, [Member::slot(0), Member::slot(1)]);
+        let [one, other] = &members;
+        let mut first = orders.join(connection, one.clone()).prefetch(3).even_if_unbalanced().await?;
+        // The next number of each partition, and who got the last one.
+        let mut next_of = [(0, 0); 6];
+        while next_of.iter().any(|(number, _)| *number < 2) {
+            settle_next(&mut [&mut first], &mut next_of).await?;
+        }
+        let joining = orders.join(&second_connection, other.clone()).prefetch(3).even_if_unbalanced();
+        let mut second = joining.await?;
+        while next_of.iter().any(|(number, _)| *number < 20) {
+            settle_next(&mut [&mut first, &mut second], &mut next_of).await?;
+        }
+        let owners = if balances { orders.owners(&members) } else { vec![Some(0); 6] };
+        assert_eq!(next_of.map(|(_, owner)| Some(owner)).to_vec(), owners);
+        // What the first one holds when it leaves comes before all later messages.
+        publish(20..25).await?;
+        let held = (first.next().await, first.next().await);
+        assert_eq!(first.leave(Duration::ZERO).await?, 2);
+        drop(held);
+        while next_of.iter().any(|(number, _)| *number < 25) {
+            settle_next(&mut [&mut second], &mut next_of).await?;
+        }
+        assert_eq!(second.leave(Duration::from_secs(60)).await?, 0);
+        for partition in 0..6 {
+            channel.queue_delete(orders.queue(partition).ok_or("there are six")?).await?;
+        }
+    }
+}
+
+/// A key of that partition.
+fn key_in(orders: &Partitions, partition: u32) -> String {
+    let mut keys = (0..).map(|number| format!("customer {number}"));
+    keys.find(|key| orders.partition_of(key) == partition).unwrap_or_default()
+}
+
+/// Acknowledges the next delivery of any of these groups. It has to be the next of its partition.
+async fn settle_next(groups: &mut [&mut Group], next_of: &mut [(usize, usize)]) -> Outcome {
+    let (delivery, member) = poll_fn(|cx| {
+        let mut polled = groups.iter_mut().map(|group| group.poll_next_unpin(cx)).enumerate();
+        let found = polled.find_map(|(member, polled)| match polled {
+            Poll::Ready(next) => Some((next, member)),
+            Poll::Pending => None,
+        });
+        found.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await;
+    let delivery = delivery.ok_or("a group has ended")??;
+    let (number, owner) = &mut next_of[delivery.partition() as usize];
+    assert_eq!(delivery.text()?, number.to_string(), "partition {}", delivery.partition());
+    (*number, *owner) = (*number + 1, member);
+    Ok(delivery.ack()?)
 }
