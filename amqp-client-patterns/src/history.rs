@@ -1,5 +1,7 @@
 //! The history of a message: headers that the broker sets, and those of the copies that workers publish.
 
+use std::cell::Cell;
+
 use amqp_client_core::{
     Delivery, FieldTable, Message, Properties, RawProperties, ShortStr, Value, proto,
     proto::LongStr,
@@ -33,13 +35,39 @@ const DEATHS: [&str; 7] = [
 /// Properties have to fit into one frame, of which this is a small part.
 const FAILURE_MAX: usize = 1024;
 
+thread_local! {
+    /// How often the delivery that is being looked at has failed here. Its message does not say that.
+    static FAILURES: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Calls `look`, in which [`attempt`] counts the failures of a delivery that is handled again.
+#[inline]
+pub(crate) fn after_failures<T>(failures: u32, look: impl FnOnce() -> T) -> T {
+    /// Also if `look` panics.
+    struct Restore(u32);
+
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            FAILURES.set(self.0);
+        }
+    }
+
+    // Almost always.
+    if failures == 0 {
+        return look();
+    }
+    let _restore = Restore(FAILURES.replace(failures));
+    look()
+}
+
 /// Returns the number of this attempt, from 1.
 ///
 /// # Errors
 /// If the headers are malformed. Then 0 would be wrong: a message that fails each time would be tried for ever.
 pub(crate) fn attempt(delivery: &proto::Delivery) -> Result<u32, proto::DecodeError> {
     let failed = u32::try_from(delivery.delivery_count()?).unwrap_or(u32::MAX);
-    Ok(failed.saturating_add(retries(delivery)?).saturating_add(1))
+    let here = FAILURES.get();
+    Ok(failed.saturating_add(retries(delivery)?).saturating_add(here).saturating_add(1))
 }
 
 /// Returns how often a copy of the message was published to try it again.

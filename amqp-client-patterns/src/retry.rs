@@ -236,6 +236,18 @@ impl Retry {
         Ok(topology.strategy)
     }
 
+    /// Declares only the queue for messages that never succeed.
+    pub(crate) async fn declare_failed(
+        &self,
+        connection: &Connection,
+        queue: &str,
+    ) -> Result<(), CallError> {
+        let version = connection.broker_version();
+        let [(name, options), (_, before)] =
+            [version.as_ref(), None].map(|version| self.topology(queue, version).failed);
+        declare_either(connection, &name, [&options, &before]).await
+    }
+
     /// Options of a quorum queue that delays rejected messages itself.
     fn native(&self, queue: &str) -> QueueOptions {
         let [first, last] = [1, self.times].map(|number| self.delay(number).unwrap_or_default());

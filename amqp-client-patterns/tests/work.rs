@@ -14,49 +14,9 @@ use amqp_client_core::{
 use amqp_client_patterns::codec::Json;
 use amqp_client_patterns::handler::{Attempt, RoutingKey, State, Text, Verdict};
 use amqp_client_patterns::work::{Failure, Summary, Work, WorkError, WorkEvent};
-use common::{BoxError, Outcome, Rig, on_each_adapter};
+use common::{BoxError, Outcome, Rig, Seen, on_each_adapter};
 use futures_util::future::{Either, select};
-use tokio::sync::{Notify, Semaphore, mpsc};
-
-/// The reports of handlers to a test.
-#[derive(Clone)]
-struct Seen {
-    sender: mpsc::UnboundedSender<String>,
-    receiver: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>>,
-}
-
-impl Seen {
-    fn new() -> Self {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        Self { sender, receiver: Arc::new(tokio::sync::Mutex::new(receiver)) }
-    }
-
-    fn add(&self, text: impl Into<String>) {
-        self.sender.send(text.into()).expect("the test listens");
-    }
-
-    /// Waits for the next `count` reports.
-    async fn next(&self, count: usize) -> Vec<String> {
-        let mut receiver = self.receiver.lock().await;
-        let mut seen = Vec::new();
-        for _ in 0..count {
-            seen.push(receiver.recv().await.expect("a sender is left"));
-        }
-        seen
-    }
-}
-
-async fn count(rig: &Rig, queue: &str) -> Result<u32, BoxError> {
-    Ok(rig.channel.queue_declare_passive(queue).await?.message_count())
-}
-
-/// Waits until a queue has this many messages that are ready.
-async fn wait_for_count(rig: &Rig, queue: &str, expected: u32) -> Outcome {
-    while count(rig, queue).await? != expected {
-        rig.connection.after(Duration::from_millis(2)).await?;
-    }
-    Ok(())
-}
+use tokio::sync::{Notify, Semaphore};
 
 async fn take(rig: &Rig, queue: &str) -> Result<Delivery, BoxError> {
     loop {
@@ -98,7 +58,7 @@ fn messages_are_routed_handled_and_acknowledged() {
             .otherwise(rest);
         let summary = work.until(async { assert_eq!(seen.next(4).await.len(), 4) }).await?;
         assert_eq!((summary.done, summary.refused, summary.unfinished.len()), (4, 0, 0));
-        wait_for_count(&rig, "q", 0).await?;
+        rig.wait_for_count("q", 0).await?;
         rig.channel.basic_recover().await?;
         assert_eq!(rig.channel.queue_delete("q").await?, 0);
         Ok(())
@@ -125,16 +85,16 @@ fn as_many_handlers_run_at_once_as_allowed() {
         let done = async {
             assert_eq!(seen.next(3).await, ["0", "1", "2"]);
             // The broker has sent 8, and the others wait.
-            wait_for_count(&rig, "q", 2).await.expect("a count");
+            rig.wait_for_count("q", 2).await.expect("a count");
             rig.connection.after(Duration::from_millis(5)).await.expect("open");
-            assert!(seen.receiver.lock().await.try_recv().is_err(), "a fourth handler runs");
+            assert!(seen.is_empty().await, "a fourth handler runs");
             gate.add_permits(4);
             assert_eq!(seen.next(4).await.len(), 4);
             gate.add_permits(3);
         };
         let summary = work.until(done).await?;
         assert_eq!((summary.done, summary.unfinished.len()), (7, 0));
-        wait_for_count(&rig, "q", 3).await
+        rig.wait_for_count("q", 3).await
     });
 }
 
@@ -193,7 +153,7 @@ fn a_worker_that_is_stopped_lets_handlers_finish_and_returns_the_rest() {
             .each(handler);
         let stop = async {
             assert_eq!(seen.next(2).await, ["quick", "hangs"]);
-            wait_for_count(&rig, "q", 0).await.expect("a count");
+            rig.wait_for_count("q", 0).await.expect("a count");
             // The handler finishes after the worker was stopped.
             gate.notify_one();
         };
@@ -201,9 +161,9 @@ fn a_worker_that_is_stopped_lets_handlers_finish_and_returns_the_rest() {
         assert_eq!(summary.done, 1);
         let [unfinished] = &summary.unfinished[..] else { return Err("one is unfinished".into()) };
         assert_eq!(unfinished.body(), b"hangs");
-        wait_for_count(&rig, "q", 1).await?;
+        rig.wait_for_count("q", 1).await?;
         drop(summary);
-        wait_for_count(&rig, "q", 2).await
+        rig.wait_for_count("q", 2).await
     });
 }
 
@@ -294,10 +254,10 @@ fn what_cannot_be_handled_is_parked_with_the_reason() {
         assert_eq!(headers.get("mine").and_then(|value| value.as_i64()), Some(1));
         assert_eq!(headers.get("x-attempts").and_then(|value| value.as_i64()), Some(8));
         assert!(headers.get("x-delivery-count").is_none());
-        assert_eq!(count(&rig, "other").await?, 0);
+        assert_eq!(rig.count("other").await?, 0);
         drop((other, parked));
         rig.channel.basic_recover().await?;
-        wait_for_count(&rig, "q", 0).await
+        rig.wait_for_count("q", 0).await
     });
 }
 
@@ -323,7 +283,7 @@ fn a_message_that_cannot_be_parked_is_not_lost() {
         let stop = async {
             assert_eq!(errors.next(1).await, ["q.failed"]);
             rig.queue("q.failed").await.expect("it is declared");
-            wait_for_count(&rig, "q.failed", 1).await.expect("it is parked in the end");
+            rig.wait_for_count("q.failed", 1).await.expect("it is parked in the end");
         };
         let summary = work.until(stop).await?;
         // The second attempt succeeds, unless the queue is declared late.
@@ -353,7 +313,7 @@ fn a_panic_is_contained_and_its_message_settled_by_policy() {
         let summary =
             work().on_panic(OnPanic::Reject).until(async { drop(seen.next(2).await) }).await?;
         assert_eq!((summary.panicked, summary.refused, summary.done), (1, 1, 1));
-        wait_for_count(&rig, "dead", 1).await?;
+        rig.wait_for_count("dead", 1).await?;
 
         // A panic of a handler that owns its delivery, and one before the first await.
         publish_all(&queue, ["bad"].map(str::to_owned)).await?;
@@ -384,7 +344,7 @@ fn a_panic_that_propagates_counts_against_its_message_only() {
             futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(work.run()));
         let panic = caught.await.err().ok_or("it did not panic")?;
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"));
-        wait_for_count(&rig, "q", 2).await
+        rig.wait_for_count("q", 2).await
     });
 }
 
@@ -407,7 +367,7 @@ fn a_handler_that_runs_for_long_is_reported_once() {
                 "message 1 with the routing key \"q\": its handler has been running for 20ms";
             assert_eq!(reports.next(1).await, [expected]);
             rig.connection.after(Duration::from_millis(60)).await.expect("open");
-            assert!(reports.receiver.lock().await.try_recv().is_err(), "a second report");
+            assert!(reports.is_empty().await, "a second report");
             gate.notify_one();
         };
         assert_eq!(work.until(stop).await?.done, 1);
@@ -425,7 +385,7 @@ fn a_worker_whose_queue_is_deleted_ends_with_the_reason() {
         let work = Work::on(&queue).state(seen.clone()).each(handler);
         let deleted = async {
             seen.next(1).await;
-            wait_for_count(&rig, "q", 0).await.expect("a count");
+            rig.wait_for_count("q", 0).await.expect("a count");
             rig.channel.queue_delete("q").await.expect("it is deleted");
             std::future::pending::<()>().await;
         };
@@ -495,7 +455,7 @@ fn a_worker_without_acknowledgements_takes_no_more_than_its_limit() {
         let stop = async {
             assert_eq!(seen.next(1).await, ["0"]);
             // All have arrived here.
-            wait_for_count(&rig, "q", 0).await.expect("a count");
+            rig.wait_for_count("q", 0).await.expect("a count");
             rig.connection.after(Duration::from_millis(5)).await.expect("open");
             assert!(taken.load(Ordering::SeqCst) <= 9, "{taken:?} are taken");
             gate.add_permits(1);
@@ -533,11 +493,11 @@ fn a_worker_goes_on_after_a_loss_of_the_connection() {
             assert_eq!(seen.next(2).await, ["1", "2"]);
             rig.broker.connections().iter().for_each(|connection| rig.broker.cut(connection.id));
             recovered.notified().await;
-            wait_for_count(&rig, "q", 0).await.expect("a count");
+            rig.wait_for_count("q", 0).await.expect("a count");
             // Both are delivered again. They wait for the handlers of the lost connection, whose verdicts have no effect.
             gate.add_permits(4);
             assert_eq!(seen.next(2).await, ["1", "2"]);
-            wait_for_count(&rig, "q.failed", 2).await.expect("a count");
+            rig.wait_for_count("q.failed", 2).await.expect("a count");
         };
         let summary = work.until(stop).await?;
         assert_eq!((summary.refused, summary.unfinished.len()), (4, 0));
@@ -562,7 +522,7 @@ fn a_worker_that_is_dropped_or_stopped_at_once_loses_nothing() {
         let Either::Right(_) = select(pin!(work), pin!(seen.next(2))).await else {
             return Err("it ended".into());
         };
-        wait_for_count(&rig, "q", 2).await
+        rig.wait_for_count("q", 2).await
     });
 }
 

@@ -65,8 +65,8 @@ pub struct Redelivered(pub bool);
 
 /// Number of this attempt to handle the message, from 1.
 ///
-/// It counts the failures that quorum queues count (`x-delivery-count`), and the copies that a worker published to try the message
-/// again. Classic queues do not count failures.
+/// It counts the failures that quorum queues count (`x-delivery-count`), the copies that a worker published to try the message
+/// again, and the attempts of this member of a [group](crate::work#groups). Classic queues do not count failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "handlers take its value out")]
 pub struct Attempt(pub u32);

@@ -23,7 +23,7 @@ use crate::shown::debug_shows_chain;
 /// A membership in the group that consumes [`Partitions`]: a stream of deliveries. See [`Partitions::join`].
 ///
 /// The deliveries of a partition come in its order, and those of different partitions mixed. They may be handled concurrently, as long
-/// as those of one key are handled one after another.
+/// as those of one key are handled one after another: [`Work::on_group`](crate::work::Work::on_group) does that.
 ///
 /// Poll the group also while handlers run, for example by `select`: otherwise it reports no [events](GroupEvent) and does not notice
 /// [deliveries that are held for too long](super::Join::held_at_most).
@@ -40,6 +40,8 @@ pub struct Group {
     partitions: Partitions,
     channel: Channel,
     consumers: SelectAll<Numbered>,
+    /// For each partition.
+    prefetch: u16,
     events: ChannelEvents,
     slot: Option<Slot>,
     held: Arc<Held>,
@@ -105,7 +107,7 @@ impl Group {
     pub(super) fn new(
         partitions: &Partitions,
         (channel, events): (Channel, ChannelEvents),
-        consumers: SelectAll<Numbered>,
+        (consumers, prefetch): (SelectAll<Numbered>, u16),
         slot: Option<Slot>,
         times: Times,
         observer: Observer,
@@ -115,6 +117,7 @@ impl Group {
             partitions: partitions.clone(),
             channel,
             consumers,
+            prefetch,
             events,
             slot,
             held: Arc::default(),
@@ -164,7 +167,7 @@ impl Group {
     /// # Cancel safety
     /// Dropping the future is the same as dropping the group.
     pub async fn leave(mut self, grace: Duration) -> Result<usize, CallError> {
-        self.consumers.clear();
+        self.stop();
         let mut grace = Grace::new(grace);
         poll_fn(|cx| {
             self.held.wake_with(cx.waker());
@@ -177,6 +180,16 @@ impl Group {
         // The next member finds the slot free once the partitions are.
         self.channel.close().await?;
         Ok(left)
+    }
+
+    /// Takes nothing more. What was not taken stays with the broker until the channel closes.
+    pub(crate) fn stop(&mut self) {
+        self.consumers.clear();
+    }
+
+    /// Returns the number of deliveries that may be unsettled, all partitions together.
+    pub(crate) fn prefetch(&self) -> usize {
+        usize::from(self.prefetch).saturating_mul(self.partitions.count() as usize)
     }
 
     fn poll_delivery(
@@ -197,12 +210,12 @@ impl Group {
         }
         match ready!(self.consumers.poll_next_unpin(cx)) {
             Some((partition, Ok(delivery))) => {
-                if self.watch.delivered(partition) {
+                let is_first = self.watch.delivered(partition);
+                if is_first {
                     self.observer.report(&GroupEvent::Assigned { partition });
                 }
-                let now = self.watch.now();
-                let delivery = PartitionDelivery::new(&self.held, partition, now, delivery);
-                Poll::Ready(Some(Ok(delivery)))
+                let place = self.held.hand_out(partition, self.watch.now());
+                Poll::Ready(Some(Ok(PartitionDelivery::new(place, delivery, is_first))))
             }
             Some((partition, Err(end))) => {
                 self.end(GroupEnd::Ended { partition, end });
@@ -239,6 +252,10 @@ impl Group {
 
     fn reason_to_end(&mut self, cx: &mut Context<'_>) -> Option<GroupEnd> {
         self.held.wake_with(cx.waker());
+        if self.held.dropped().is_some() {
+            // A delivery may be dropped because of a loss that was not seen yet. Then nothing counts as dropped after this.
+            self.listen(cx);
+        }
         if let Some(partition) = self.held.dropped() {
             return Some(GroupEnd::Dropped { partition });
         }

@@ -25,11 +25,19 @@ pub struct PartitionDelivery {
     /// Dropped first.
     place: Place,
     delivery: Delivery,
+    /// Whether it is the first one since its partition was assigned.
+    is_first: bool,
 }
 
 impl PartitionDelivery {
-    pub(super) fn new(held: &Arc<Held>, partition: u32, now: u32, delivery: Delivery) -> Self {
-        Self { place: held.hand_out(partition, now), delivery }
+    pub(crate) const fn new(place: Place, delivery: Delivery, is_first: bool) -> Self {
+        Self { place, delivery, is_first }
+    }
+
+    /// Returns whether it is the first one since its partition was assigned: of the messages that were delivered before, and not
+    /// settled, it is the oldest.
+    pub(crate) const fn is_first(&self) -> bool {
+        self.is_first
     }
 
     /// Returns the partition.
@@ -60,11 +68,16 @@ impl PartitionDelivery {
         self.settle(|delivery| delivery.reject(false))
     }
 
+    /// Returns the delivery, and what knows that it is held.
+    pub(crate) fn into_parts(self) -> (Place, Delivery) {
+        (self.place, self.delivery)
+    }
+
     fn settle(
         self,
         settle: impl FnOnce(Delivery) -> Result<(), CallError>,
     ) -> Result<(), CallError> {
-        let Self { mut place, delivery } = self;
+        let Self { mut place, delivery, .. } = self;
         place.settled = true;
         settle(delivery)
     }
@@ -79,7 +92,7 @@ impl Deref for PartitionDelivery {
 }
 
 /// The place of a delivery in [`Held`].
-struct Place {
+pub(crate) struct Place {
     held: Arc<Held>,
     number: usize,
     partition: u32,
@@ -123,7 +136,7 @@ impl Held {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hand_out(self: &Arc<Self>, partition: u32, now: u32) -> Place {
+    pub(super) fn hand_out(self: &Arc<Self>, partition: u32, now: u32) -> Place {
         let mut state = self.state();
         let losses = state.losses;
         let number = state.out.insert(Out { partition, losses, since: now });

@@ -189,7 +189,7 @@ async fn join(options: Options) -> Result<Group, PartitionsError> {
         consumers.push(Numbered { partition, consumer: request.await? });
     }
     unfinished.keep_open();
-    let channel = (channel, events);
+    let (channel, consumers) = ((channel, events), (consumers, options.prefetch));
     Ok(Group::new(&partitions, channel, consumers, slot, options.times, options.observer))
 }
 

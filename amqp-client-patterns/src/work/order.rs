@@ -7,29 +7,32 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use amqp_client_core::Delivery;
 
+use super::source::Taken;
+
 /// Computes the key of a message, as a hash.
 pub(super) type KeyOf = dyn Fn(&Delivery) -> u64 + Send + Sync;
 
 /// The keys whose messages are being handled, and the deliveries that wait for them.
-pub(super) struct Order {
+pub(super) struct Order<D: Taken> {
     key_of: Box<KeyOf>,
-    busy: HashMap<u64, VecDeque<Delivery>>,
+    busy: HashMap<u64, VecDeque<D>>,
     /// Number of deliveries that wait.
     waiting: usize,
 }
 
-impl Order {
+impl<D: Taken> Order<D> {
     pub(super) fn new(key_of: Box<KeyOf>) -> Self {
         Self { key_of, busy: HashMap::new(), waiting: 0 }
     }
 
     /// Returns the key of a delivery, or the panic of the function that computes it.
-    pub(super) fn key_of(&self, delivery: &Delivery) -> std::thread::Result<u64> {
-        catch_unwind(AssertUnwindSafe(|| (self.key_of)(delivery)))
+    pub(super) fn key_of(&self, delivery: &D) -> std::thread::Result<u64> {
+        let of_user = || catch_unwind(AssertUnwindSafe(|| (self.key_of)(delivery.delivery())));
+        delivery.key().map_or_else(of_user, Ok)
     }
 
     /// Returns a delivery that may be handled now. Keeps one that has to wait for its key.
-    pub(super) fn enter(&mut self, key: u64, delivery: Delivery) -> Option<Delivery> {
+    pub(super) fn enter(&mut self, key: u64, delivery: D) -> Option<D> {
         match self.busy.entry(key) {
             Entry::Vacant(free) => {
                 free.insert(VecDeque::new());
@@ -44,12 +47,12 @@ impl Order {
     }
 
     /// Frees a key, and returns the next delivery that waited for it. Then the key is busy again.
-    pub(super) fn leave(&mut self, key: u64) -> Option<Delivery> {
+    pub(super) fn leave(&mut self, key: u64) -> Option<D> {
         let waiting = self.busy.get_mut(&key)?;
         while let Some(delivery) = waiting.pop_front() {
             self.waiting -= 1;
             // The broker has requeued a stale delivery, and delivers it again.
-            if !delivery.is_stale() {
+            if !delivery.delivery().is_stale() {
                 return Some(delivery);
             }
         }
@@ -59,7 +62,9 @@ impl Order {
 
     /// Drops the deliveries that wait and that the broker has requeued: it delivers them again.
     pub(super) fn drop_stale(&mut self) {
-        self.busy.values_mut().for_each(|waiting| waiting.retain(|delivery| !delivery.is_stale()));
+        for waiting in self.busy.values_mut() {
+            waiting.retain(|delivery| !delivery.delivery().is_stale());
+        }
         self.waiting = self.busy.values().map(VecDeque::len).sum();
     }
 
@@ -74,21 +79,21 @@ impl Order {
     }
 
     /// Takes the deliveries that wait, in the order in which they came, and frees all keys.
-    pub(super) fn take_all(&mut self) -> Vec<Delivery> {
+    pub(super) fn take_all(&mut self) -> Vec<D> {
         let mut waiting: Vec<_> = self.busy.drain().flat_map(|(_, waiting)| waiting).collect();
-        waiting.sort_by_key(|delivery| delivery.delivery_tag());
+        waiting.sort_by_key(|delivery| delivery.delivery().delivery_tag());
         self.waiting = 0;
         waiting
     }
 }
 
-impl Drop for Order {
+impl<D: Taken> Drop for Order<D> {
     fn drop(&mut self) {
         self.clear();
     }
 }
 
-impl fmt::Debug for Order {
+impl<D: Taken> fmt::Debug for Order<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Order").field("busy", &self.busy.len()).finish_non_exhaustive()
     }

@@ -11,7 +11,7 @@ use amqp_client_core::Delivery;
 use futures_util::future::Either;
 
 use crate::codec::BoxError;
-use crate::handler::{Arguments, Handler, IntoVerdict, Verdict};
+use crate::handler::{Arguments, ByReference, Handler, IntoVerdict, Verdict};
 use crate::history;
 
 /// The handlers of a worker with the state `S`. [`Work::route`](super::Work::route) adds to them.
@@ -33,6 +33,16 @@ pub trait Routes<S> {
     /// Polls a handler that this has called.
     fn poll(running: Pin<&mut Self::Running>, cx: &mut Context<'_>) -> Poll<Verdict>;
 }
+
+/// Handlers that leave the delivery to the worker: none of them takes the [`Delivery`].
+#[diagnostic::on_unimplemented(
+    message = "a handler for the messages of a group cannot take the `Delivery`",
+    note = "the worker settles it, and tries again with the same delivery; take `amqp_client_core::proto::Delivery`, or parts of it"
+)]
+pub trait LeaveDelivery {}
+
+impl LeaveDelivery for NoRoutes {}
+impl<Before: LeaveDelivery, H, A> LeaveDelivery for Route<Before, H, A, ByReference> {}
 
 /// No handlers yet.
 #[derive(Debug, Clone, Copy)]

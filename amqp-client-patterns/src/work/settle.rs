@@ -28,18 +28,25 @@ pub(super) struct Policy {
     /// Publishes copies. Opened for the first copy, and again if its channel was closed. Copies that need it meanwhile share it.
     publisher: Option<Opening>,
     failed_to: Option<Arc<str>>,
-    retries: Option<Retries>,
+    retries: Retries,
 }
 
 type Opening = Shared<Pin<Box<dyn Future<Output = Opened> + Send>>>;
 type Opened = Result<Publisher, Arc<dyn Error + Send + Sync>>;
 
-/// The way in which messages of a queue are tried again.
-pub(super) struct Retries {
-    pub(super) retry: Retry,
-    /// The strategy by which they are delayed. Never [`RetryStrategy::Best`].
-    pub(super) strategy: RetryStrategy,
-    pub(super) queue: Box<str>,
+/// The way in which messages are tried again.
+pub(super) enum Retries {
+    /// They are requeued at once.
+    None,
+    /// By the broker.
+    Broker {
+        retry: Retry,
+        /// The strategy by which they are delayed. Never [`RetryStrategy::Best`].
+        strategy: RetryStrategy,
+        queue: Box<str>,
+    },
+    /// With the same delivery.
+    Here(Retry),
 }
 
 /// A step that takes time, and the number of its job.
@@ -66,6 +73,8 @@ pub(super) enum Action {
     Retry(Arc<str>, Message),
     /// The same, to be parked.
     Park(Arc<str>, Message),
+    /// Handle the same delivery again after this time.
+    Again(Duration),
 }
 
 impl Action {
@@ -75,7 +84,7 @@ impl Action {
             Self::Ack => "acknowledged",
             Self::Requeue | Self::Reject { requeue: true } => "requeued",
             Self::Reject { requeue: false } => "rejected",
-            Self::Retry(..) => "retried",
+            Self::Retry(..) | Self::Again(_) => "retried",
             Self::Park(..) => "parked",
         }
     }
@@ -92,35 +101,45 @@ impl fmt::Display for Action {
             }
             Self::Retry(queue, _) => write!(f, "tried again, after a wait in {queue:?}"),
             Self::Park(queue, _) => write!(f, "parked in {queue:?}"),
+            Self::Again(delay) => write!(f, "tried again after {delay:?}"),
         }
     }
 }
 
 impl Policy {
-    pub(super) fn new(
-        connection: &Connection,
-        retries: Option<Retries>,
-        failed_to: Option<&str>,
-    ) -> Self {
-        let failed = |retries: &Retries| Arc::from(retry::failed(&retries.queue));
-        let failed_to = failed_to.map(Arc::from).or_else(|| retries.as_ref().map(failed));
+    pub(super) fn new(connection: &Connection, retries: Retries, failed_to: Option<&str>) -> Self {
+        let failed_to = match (failed_to, &retries) {
+            (Some(queue), _) => Some(Arc::from(queue)),
+            (None, Retries::Broker { queue, .. }) => Some(Arc::from(retry::failed(queue))),
+            (None, _) => None,
+        };
         Self { connection: connection.clone(), publisher: None, failed_to, retries }
     }
 
-    /// Decides what becomes of a delivery.
-    pub(super) fn decide(&self, delivery: &Delivery, verdict: &Verdict) -> Action {
-        match verdict {
-            Verdict::Done => Action::Ack,
-            Verdict::Requeue => Action::Requeue,
-            Verdict::Retry(why) => self.retry(delivery, why),
-            Verdict::Refuse(why) => self.park(delivery, why),
+    /// Decides what becomes of a delivery that has failed before as often as `failures` says.
+    pub(super) fn decide(&self, delivery: &Delivery, verdict: &Verdict, failures: u32) -> Action {
+        match (verdict, &self.retries) {
+            (Verdict::Done, _) => Action::Ack,
+            (Verdict::Requeue, Retries::Here(_)) => Action::Again(PAUSE),
+            (Verdict::Requeue, _) => Action::Requeue,
+            (Verdict::Retry(_), Retries::None) => Action::Reject { requeue: true },
+            (Verdict::Retry(why), Retries::Here(retry)) => {
+                let delay = retry.delay(failures.saturating_add(1));
+                delay.map_or_else(|| self.park(delivery, why), Action::Again)
+            }
+            (Verdict::Retry(why), Retries::Broker { retry, strategy, queue }) => {
+                self.retry(delivery, why, (*retry, *strategy, queue))
+            }
+            (Verdict::Refuse(why), _) => self.park(delivery, why),
         }
     }
 
-    fn retry(&self, delivery: &Delivery, why: &BoxError) -> Action {
-        let Some(Retries { retry, strategy, queue }) = &self.retries else {
-            return Action::Reject { requeue: true };
-        };
+    fn retry(
+        &self,
+        delivery: &Delivery,
+        why: &BoxError,
+        (retry, strategy, queue): (Retry, RetryStrategy, &str),
+    ) -> Action {
         let counted = match strategy {
             RetryStrategy::Queues => {
                 history::retries(delivery).map(|copies| copies.saturating_add(1))
@@ -134,7 +153,7 @@ impl Policy {
         else {
             return self.park(delivery, why);
         };
-        if *strategy != RetryStrategy::Queues {
+        if strategy != RetryStrategy::Queues {
             return Action::Reject { requeue: true };
         }
         let queue = retry::waiting(queue, delay).into();

@@ -2,9 +2,13 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use amqp_client_blocking::Wait as _;
 use amqp_client_core::{Channel, Connection, Message, Queue, QueueOptions};
 use amqp_test_broker::{Broker, Options};
+use tokio::sync::mpsc;
 
 pub use amqp_client_patterns::codec::BoxError;
 
@@ -31,6 +35,52 @@ impl Rig {
     /// Publishes a message to a queue, and waits for its confirm.
     pub async fn publish(&self, queue: &Queue, body: &str) -> Outcome {
         Ok(queue.publish_confirmed(&Message::new(body.to_owned())).await?)
+    }
+
+    /// Returns the number of messages of a queue that are ready.
+    pub async fn count(&self, queue: &str) -> Result<u32, BoxError> {
+        Ok(self.channel.queue_declare_passive(queue).await?.message_count())
+    }
+
+    /// Waits until a queue has this many messages that are ready.
+    pub async fn wait_for_count(&self, queue: &str, expected: u32) -> Outcome {
+        while self.count(queue).await? != expected {
+            self.connection.after(Duration::from_millis(2)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The reports of handlers to a test.
+#[derive(Clone)]
+pub struct Seen {
+    sender: mpsc::UnboundedSender<String>,
+    receiver: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>>,
+}
+
+impl Seen {
+    pub fn new() -> Self {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        Self { sender, receiver: Arc::new(tokio::sync::Mutex::new(receiver)) }
+    }
+
+    pub fn add(&self, text: impl Into<String>) {
+        self.sender.send(text.into()).expect("the test listens");
+    }
+
+    /// Returns whether there is no report that nobody has taken.
+    pub async fn is_empty(&self) -> bool {
+        self.receiver.lock().await.is_empty()
+    }
+
+    /// Waits for the next `count` reports.
+    pub async fn next(&self, count: usize) -> Vec<String> {
+        let mut receiver = self.receiver.lock().await;
+        let mut seen = Vec::new();
+        for _ in 0..count {
+            seen.push(receiver.recv().await.expect("a sender is left"));
+        }
+        seen
     }
 }
 

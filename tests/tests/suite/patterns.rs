@@ -228,6 +228,54 @@ behaviours! {
             channel.queue_delete(orders.queue(partition).ok_or("there are six")?).await?;
         }
     }
+
+    async fn a_worker_of_a_group_tries_again_in_order_and_parks(world) {
+        let channel = world.channel().await?;
+        let connection = channel.connection();
+        let orders = Partitions::new(name("orders"), 2)?;
+        orders.topology(connection.broker_version().as_ref()).apply(&channel).await?;
+        let publisher = orders.publisher(connection, PublisherOptions::new()).await?;
+        for number in 0..10 {
+            for key in ["a", "b", "c"] {
+                drop(publisher.publish(key, format!("{key}{number}")).await?);
+            }
+        }
+        publisher.wait_for_confirms().await?;
+        let (handled, done) = unbounded();
+        // Each third message fails at first, and one always.
+        let handler = async |Text(text): Text,
+                             Attempt(attempt): Attempt,
+                             State(handled): State<Sender<String>>| {
+            if text == "b5" || (text.ends_with(['3', '6', '9']) && attempt < 3) {
+                return Verdict::retry("not yet");
+            }
+            let _listens = handled.try_send(text);
+            Verdict::Done
+        };
+        let stop = async {
+            let done: Vec<String> = done.clone().take(29).collect().await;
+            for (key, count) in [("a", 10), ("b", 9), ("c", 10)] {
+                let of_key: Vec<_> = done.iter().filter(|text| text.starts_with(key)).collect();
+                assert!(of_key.len() == count && of_key.is_sorted(), "{of_key:?}");
+            }
+        };
+        let soon = Duration::from_millis(5);
+        let group = orders.join(connection, Member::random()).even_if_unbalanced().await?;
+        let retry = Retry::times(4).from(soon).to(soon);
+        let work = Work::on_group(group).state(handled).at_once(8).retry(retry);
+        let summary = work.each(handler).until(stop).await?;
+        assert_eq!((summary.done, summary.retried, summary.refused), (29, 9 * 2 + 4, 1));
+        let failed = format!("{}.failed", orders.name().to_str()?);
+        let parked = channel.basic_get(&failed).await?.ok_or("it is parked")?.delivery;
+        assert_eq!(parked.text()?, "b5");
+        parked.ack()?;
+        channel.queue_delete(&failed).await?;
+        for partition in 0..2 {
+            // Nothing is left.
+            let queue = orders.queue(partition).ok_or("there are two")?;
+            assert_eq!(channel.queue_delete(queue).await?, 0);
+        }
+    }
 }
 
 /// A key of that partition.
