@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use amqp_client_core::{Connection, ConnectionEvent, OnPanic, PublisherOptions};
-use amqp_client_patterns::handler::{Attempt, State, Text, Verdict};
+use amqp_client_core::{Connection, ConnectionEvent, Message, OnPanic, PublisherOptions};
+use amqp_client_patterns::handler::{Attempt, PartitionKey, State, Text, Verdict};
 use amqp_client_patterns::partitions::{GroupEnd, Member, PartitionPublisher, Partitions};
 use amqp_client_patterns::retry::Retry;
 use amqp_client_patterns::work::{Summary, Work, WorkError, WorkEvent};
@@ -387,5 +387,27 @@ fn a_message_that_ends_its_members_is_found_and_parked() {
         let why = headers.get("x-failure").and_then(|why| why.as_str().map(str::to_owned));
         assert!(why.as_ref().is_some_and(|why| why.contains("delivered 4 times")), "{why:?}");
         Ok(parked.ack()?)
+    });
+}
+
+#[test]
+fn handlers_can_take_the_key_which_a_foreign_message_may_not_have() {
+    on_each(async |rig| {
+        let orders = Orders::new(&rig).await?;
+        orders.send(&["a1"]).await?;
+        let queue = rig.channel.queue("orders.0")?;
+        queue.publish_confirmed(&Message::new("foreign")).await?;
+        let seen = Seen::new();
+        let handler = async |PartitionKey(key): PartitionKey, State(seen): State<Seen>| {
+            seen.add(String::from_utf8_lossy(&key));
+        };
+        let stop = async {
+            assert_eq!(seen.next(1).await, ["a"]);
+            rig.wait_for_count("orders.failed", 1).await
+        };
+        let work = orders.work(&rig).await?.state(seen.clone());
+        let summary = run(work.each(handler).until(stop)).await?;
+        assert_eq!((summary.done, summary.refused), (1, 1));
+        Ok(())
     });
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::codec::{BoxError, DecodeBodyError};
 use crate::history;
+use crate::partitions::key_of;
 
 /// A type that can be taken from a delivery, as an argument of a [handler](super).
 ///
@@ -28,8 +29,8 @@ use crate::history;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be taken from a delivery, so it cannot be an argument of a handler here",
     label = "`{Self}` is not an extractor for a worker with the state `{S}`",
-    note = "extractors are `Json<T>`, `MessagePack<T>`, `Cbor<T>`, `Text`, `Bytes`, `Headers`, `RoutingKey`, `Redelivered`, \
-            `Attempt`, `State<T>` and types that implement `Extract`",
+    note = "extractors are `Json<T>`, `MessagePack<T>`, `Cbor<T>`, `Text`, `Bytes`, `Headers`, `RoutingKey`, `PartitionKey`, \
+            `Redelivered`, `Attempt`, `State<T>` and types that implement `Extract`",
     note = "`Delivery` has to be the last argument; `State<T>` needs a worker with the state `T`, or `T: FromRef`"
 )]
 pub trait Extract<S>: Sized {
@@ -57,6 +58,12 @@ pub struct Headers(pub FieldTable);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "handlers take its value out")]
 pub struct RoutingKey(pub String);
+
+/// The key of a message of [partitions](crate::partitions): see [`key_of`](crate::partitions::key_of). A message without a key cannot be
+/// handled: take `Result<PartitionKey, BoxError>` if there are such.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "handlers take its value out")]
+pub struct PartitionKey(pub Bytes);
 
 /// True if the message may have been delivered before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -177,6 +184,8 @@ extractors! {
             Err(_) => Err(not_text("routing key", &key)),
         }
     };
+
+    PartitionKey, delivery => Ok(Self(key_of(delivery).ok_or("the message has no partition key")?));
 
     Redelivered, delivery => Ok(Self(delivery.redelivered()));
 

@@ -39,6 +39,7 @@
 //! | [`Text`], [`Bytes`](bytes::Bytes) | the body as it is |
 //! | [`Headers`], [`MessageProperties`](amqp_client_core::MessageProperties) | the headers; all properties |
 //! | [`RoutingKey`] | the routing key of the message |
+//! | [`PartitionKey`] | the key of a message of [partitions](crate::partitions) |
 //! | [`Redelivered`] | whether the message may have been delivered before |
 //! | [`Attempt`] | how often the message has been tried, as far as the broker and retries count it |
 //! | [`State<T>`] | the state of the worker, or a part of it: [`FromRef`] |
@@ -71,6 +72,8 @@ mod function;
 mod verdict;
 
 pub use arguments::{Arguments, ByReference, ByValue, ExtractLast};
-pub use extract::{Attempt, Extract, FromRef, Headers, Redelivered, RoutingKey, State, Text};
+pub use extract::{
+    Attempt, Extract, FromRef, Headers, PartitionKey, Redelivered, RoutingKey, State, Text,
+};
 pub use function::Handler;
 pub use verdict::{IntoVerdict, Verdict};

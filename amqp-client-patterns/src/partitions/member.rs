@@ -21,6 +21,23 @@ use super::key::fnv_1a;
 /// | [`slot`](Self::slot), [`any_slot`](Self::any_slot) | equal, or almost | numbered members, and few partitions for each |
 ///
 /// All members of a group have to be of the same kind: names or slots.
+///
+/// # How the owner is computed
+/// This is a part of the format: all members of a group have to agree, whatever language they are written in. Numbers have 64 bits and
+/// wrap around. `fnv` is the hash of [`partition_of`](super::partition_of), before it is folded.
+///
+/// ```text
+/// mix(n)    = n XOR (n >> 30), times 0xbf58476d1ce4e5b9;
+///             n XOR (n >> 27), times 0x94d049bb133111eb;
+///             n XOR (n >> 31)
+/// chance    = ((mix(fnv(name) XOR mix(partition + 1)) >> 11) + 0.5) / 2^53
+/// x-priority of a name = 2^62 - floor(-ln(chance) / weight * 2^56)
+/// x-priority of a name with the weight 0 = 1 + floor(chance * 2^56)
+/// ```
+///
+/// Slots share the partitions by a table. Slot 0 has all of them. Of n partitions, each next slot k takes n / (k + 1), rounded down, one
+/// after another: each time from the slot that has most, and of several from the lowest, and there the last one that it got. A later slot
+/// that takes a partition has a higher priority for it than all before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     pub(super) kind: Kind,

@@ -2,8 +2,8 @@ use std::fmt;
 
 use amqp_client_core::proto::{Body, LongStr, Properties, RawProperties, Value};
 use amqp_client_core::{
-    Channel, ConfirmError, Confirmation, Connection, Delivery, Message, OnLoss, Publisher,
-    PublisherOptions,
+    Channel, ConfirmError, Confirmation, Connection, Message, OnLoss, Publisher, PublisherOptions,
+    proto,
 };
 use bytes::Bytes;
 
@@ -165,8 +165,8 @@ fn checked(properties: &RawProperties) -> Result<Properties, KeyedMessageError> 
 
 /// Returns the key of a message that a [`PartitionPublisher`] has published. `None` for other messages.
 #[must_use]
-pub fn key_of(delivery: &Delivery) -> Option<Bytes> {
-    match delivery.properties().decode().ok()?.headers?.get(KEY)? {
+pub fn key_of(delivery: &proto::Delivery) -> Option<Bytes> {
+    match delivery.properties().headers().ok()??.get(KEY)? {
         Value::LongStr(key) => Some(key.into_bytes()),
         Value::ByteArray(key) => Some(key),
         _ => None,

@@ -13,4 +13,4 @@ pub async fn worker(queue: &Queue) {
 
 //~ `Order` cannot be taken from a delivery, so it cannot be an argument of a handler here
 //~ `Order` is not an extractor for a worker with the state `()`
-//~ extractors are `Json<T>`, `MessagePack<T>`, `Cbor<T>`, `Text`, `Bytes`, `Headers`, `RoutingKey`, `Redelivered`, `Attempt`, `State<T>` and types that implement `Extract`
+//~ extractors are `Json<T>`, `MessagePack<T>`, `Cbor<T>`, `Text`, `Bytes`, `Headers`, `RoutingKey`, `PartitionKey`, `Redelivered`, `Attempt`, `State<T>` and types that implement `Extract`
